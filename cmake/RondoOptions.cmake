@@ -1,0 +1,21 @@
+option(RONDO_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(RONDO_BUILD_APPS "Build the rondo command" ON)
+set(RONDO_SANITIZE "" CACHE STRING "Sanitizers to build with: empty, address,undefined or thread")
+set(RONDO_CPU_TIERS "portable;avx2;avx512" CACHE STRING
+    "Instruction-set tiers of the CPU kernels; one of them is chosen at run time")
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+# What every room is compiled with; never exported to users of the installed package.
+add_library(rondo_build_flags INTERFACE)
+target_compile_options(rondo_build_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror)
+if(RONDO_SANITIZE)
+  add_compile_options(-fsanitize=${RONDO_SANITIZE} -fno-omit-frame-pointer -g1)
+  add_link_options(-fsanitize=${RONDO_SANITIZE})
+endif()

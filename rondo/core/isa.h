@@ -1,0 +1,19 @@
+#pragma once
+// Instruction-set tiers of the CPU kernels.
+
+#include <string_view>
+
+namespace rondo {
+
+enum class Isa { portable, avx2, avx512 };
+
+const char* name_of(Isa isa);
+
+/// The best tier that this processor supports (CPUID), whether or not it was built in.
+Isa detected_isa();
+
+/// The tier named `name`; throws ArgumentError naming the tiers there are. "" means detected_isa().
+/// Throws when the processor lacks the tier: a forced tier is never replaced silently.
+Isa parse_isa(std::string_view name);
+
+}  // namespace rondo

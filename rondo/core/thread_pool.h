@@ -1,0 +1,42 @@
+#pragma once
+// A small pool of threads of one device. Work is cut into tasks by shape alone, so that results do not depend on how
+// many threads run them.
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace rondo {
+
+/// Runs numbered tasks on `threads` threads, of which the caller is one. Waits without spinning.
+/// One run at a time; not re-entrant.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Calls task(index, worker) once for each index in [0, tasks), worker in [0, threads()); returns when all are done.
+  /// The first exception of a task is rethrown here after the others have ended.
+  void run(std::int64_t tasks, const std::function<void(std::int64_t index, int worker)>& task);
+
+ private:
+  void work(int worker, const std::stop_token& stop);
+  void take_tasks(int worker, std::unique_lock<std::mutex>& lock);
+
+  std::mutex mutex_;
+  std::condition_variable_any start_, done_;
+  const std::function<void(std::int64_t, int)>* task_ = nullptr;
+  std::int64_t tasks_ = 0, next_ = 0, unfinished_ = 0;
+  std::exception_ptr failure_;
+  std::vector<std::jthread> workers_;  // last member: threads end before what they use
+};
+
+}  // namespace rondo
