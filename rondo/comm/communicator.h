@@ -1,10 +1,10 @@
 #pragma once
 // How devices exchange data. One contract for threads, MPI and GPUs.
 //
-// Point-to-point calls are posted, then waited for. A message is known by (sender, receiver, tag); posting the same tag
-// twice before the first is waited for is an error. Sizes must match on both ends: a mismatch throws on both.
-// Every wait ends within the timeout: when a device fails or falls silent the others throw CommunicationError that
-// names it. Collectives are called by all devices in the same order.
+// Point-to-point calls are posted, then waited for. A message is known by (sender, receiver, tag); posting
+// the same tag twice before the first is waited for is an error. Sizes must match on both ends: a mismatch
+// throws on both. Every wait ends within the timeout: when a device fails or falls silent the others throw
+// CommunicationError that names it. Collectives are called by all devices in the same order.
 
 #include <cstdint>
 #include <memory>
@@ -39,15 +39,16 @@ class Communicator {
   virtual RequestPtr receive_add(int from, Tag tag, const Tensor& into) = 0;
   /// True where receive_view works: devices of one process.
   virtual bool can_share() const = 0;
-  /// Posts a receive of a view of the sender's memory; `view` is set when waited for. The sender's wait returns only
-  /// when the receiver has called release() on this request.
+  /// Posts a receive of a view of the sender's memory; `view` is set when waited for. The sender's wait
+  /// returns only when the receiver has called release() on this request.
   virtual RequestPtr receive_view(int from, Tag tag, ConstTensor* view) = 0;
   virtual void release(Request& view_request) = 0;
   /// Blocks until done; `doing` says for error messages and the trace what for, e.g. "layer 3, hop 2".
   virtual void wait(Request& request, const char* doing) = 0;
 
   virtual void barrier() = 0;
-  /// values[i] = sum over devices of values[i], added in device order at one owner per element: same bits everywhere.
+  /// values[i] = sum over devices of values[i], added in device order at one owner per element: same bits
+  /// everywhere.
   virtual void all_reduce_sum(std::span<float> values) = 0;
   virtual void all_reduce_sum(std::span<double> values) = 0;
   /// parts[d] on every device = what device d gave; all of `bytes(own)` length.

@@ -6,23 +6,37 @@
 #include <string>
 
 #include "rondo/comm/communicator.h"
+#include "rondo/core/trace.h"
 
 namespace rondo {
 
+struct ThreadShared;
+
 /// What the devices of one process share: mailboxes, the barrier and the first failure. Outlives all of them.
+///
+/// The receiver copies, straight from the sender's memory, while it waits. Therefore a request must be
+/// destroyed before the memory it names: destroying a send that was not waited for (a device that unwinds)
+/// blocks until nobody reads that memory any more. Destroying any request that was not waited for fails its
+/// device, as cancel does.
 class ThreadGroup {
  public:
+  /// `timeout` bounds every wait; it must be positive.
   ThreadGroup(int devices, std::chrono::milliseconds timeout);
   ~ThreadGroup();
-  /// The communicator of one device; used by that device's thread alone.
-  std::unique_ptr<Communicator> communicator(int device);
-  /// Wakes every waiting device; their waits and later calls throw CommunicationError "device D failed: reason".
-  /// The first call counts. Safe from any thread.
+  /// The communicator of one device; used by that device's thread alone. With a trace, each wait is recorded
+  /// under the words of `doing`: category "wait" until the peer came, then "exchange" while data are copied.
+  std::unique_ptr<Communicator> communicator(int device, const DeviceTrace* trace = nullptr);
+  /// Wakes every waiting device; their waits and later calls throw CommunicationError "device D failed:
+  /// reason". The first call counts. Safe from any thread.
   void cancel(int device, const std::string& reason);
+  /// Says that a device will take part in nothing more: whoever waits for it fails at once, not at the
+  /// timeout.
+  void end(int device);
+  /// The device whose failure stopped the group, or -1.
+  int failed_device() const;
 
  private:
-  struct Shared;
-  std::shared_ptr<Shared> shared_;
+  std::shared_ptr<ThreadShared> shared_;
 };
 
 }  // namespace rondo

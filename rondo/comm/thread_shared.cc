@@ -1,0 +1,137 @@
+#include "rondo/comm/thread_shared.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace rondo {
+
+ThreadShared::ThreadShared(int count, std::chrono::milliseconds limit)
+    : timeout(std::min(limit, std::chrono::milliseconds(std::chrono::hours(24 * 365)))),
+      devices(static_cast<std::size_t>(count)),
+      snapshot(static_cast<std::size_t>(count)) {}
+
+void ThreadShared::wake_all() {
+  for (Device& device : devices) device.wake.notify_all();
+}
+
+void ThreadShared::fail(int device, const std::string& reason, bool provisional) {
+  const bool first = failed_device < 0;
+  if (!first && !(failed_device == device && failure_provisional && !provisional)) return;
+  failed_device = device;
+  failure = reason;
+  failure_provisional = provisional;
+  if (first) wake_all();
+}
+
+void ThreadShared::check_alive() const {
+  if (failed_device >= 0)
+    throw CommunicationError(fmt::format("[communicator] device {} failed: {}", failed_device, failure));
+}
+
+void ThreadShared::give_up(int device, int peer, const char* doing) {
+  const double seconds = std::chrono::duration<double>(timeout).count();
+  const std::string what = at(peer).ended
+                               ? fmt::format("waited for device {}, which has ended ({})", peer, doing)
+                               : fmt::format("waited {:g} s for device {} ({})", seconds, peer, doing);
+  const std::string reason = what + posted_by(peer, device);
+  fail(device, reason, false);
+  throw CommunicationError(fmt::format("[communicator] device {} {}", device, reason));
+}
+
+std::string ThreadShared::posted_by(int peer, int device) const {
+  std::string words;
+  for (const auto& [key, message] : unmatched) {
+    const bool sends = message->sent && message->from == peer && message->to == device;
+    const bool receives = message->received && message->to == peer && message->from == device;
+    if (!sends && !receives) continue;
+    words += fmt::format("{}{} of tag {}", words.empty() ? "; it waits with " : ", ",
+                         sends ? "a send" : "a receive", message->tag);
+  }
+  return words;
+}
+
+namespace {
+
+std::string mismatch_of(const Message& message) {
+  const ConstTensor& sent = message.source;
+  const Tensor& into = message.destination;
+  if (message.kind == Message::Kind::view || (sent.bytes() == into.bytes() && sent.dtype == into.dtype))
+    return "";
+  return fmt::format(
+      "[exchange] device {} expected {} bytes of {} from device {} (tag {}), got {} bytes of {}", message.to,
+      into.bytes(), name_of(into.dtype), message.from, message.tag, sent.bytes(), name_of(sent.dtype));
+}
+
+void move_data(const Message& message) {
+  if (message.source.elements() == 0) return;
+  if (message.kind == Message::Kind::copy) {
+    std::memcpy(message.destination.data, message.source.data,
+                static_cast<std::size_t>(message.source.bytes()));
+    return;
+  }
+  auto* into = static_cast<float*>(message.destination.data);
+  const auto* from = static_cast<const float*>(message.source.data);
+  for (std::int64_t i = 0; i < message.source.elements(); ++i) into[i] += from[i];
+}
+
+}  // namespace
+
+MessagePtr ThreadShared::post(const Message& half) {
+  check_alive();
+  const int own = half.sent ? half.from : half.to;
+  const int peer = half.sent ? half.to : half.from;
+  auto& posted = half.sent ? at(own).sends : at(own).receives;
+  check_argument(
+      posted.insert({peer, half.tag}).second, half.sent ? "send" : "receive",
+      "expected tag {} of device {} for device {} to be waited for before it is posted again, got it twice",
+      half.tag, own, peer);
+  const auto [place, is_new] = unmatched.try_emplace({half.from, {half.to, half.tag}});
+  if (is_new) {
+    place->second = std::make_shared<Message>(half);
+    return place->second;
+  }
+  const MessagePtr message = place->second;
+  unmatched.erase(place);
+  if (half.sent) {
+    message->source = half.source;
+  } else {
+    message->destination = half.destination;
+    message->kind = half.kind;
+  }
+  message->sent = message->received = true;
+  message->mismatch = mismatch_of(*message);
+  at(peer).wake.notify_all();
+  return message;
+}
+
+void ThreadShared::transfer(Lock& lock, Message& message) {
+  message.busy = true;
+  lock.unlock();
+  move_data(message);
+  lock.lock();
+  message.busy = false;
+  message.done = true;
+  at(message.from).wake.notify_all();
+}
+
+void ThreadShared::release_view(int device, const MessagePtr& message) {
+  message->held = false;
+  message->done = true;
+  std::erase(at(device).views, message);
+  at(message->from).wake.notify_all();
+}
+
+void ThreadShared::abandon(Lock& lock, const MessagePtr& message, bool sender) {
+  const int own = sender ? message->from : message->to;
+  (sender ? at(own).sends : at(own).receives).erase({sender ? message->to : message->from, message->tag});
+  if (!message->matched()) unmatched.erase({message->from, {message->to, message->tag}});
+  message->withdrawn = true;
+  fail(own, "it left messages that it had posted", true);
+  if (!sender) return;
+  // This device computes no longer, so it reads no views: without this, two devices that unwind while each
+  // holds a view of the other would wait for each other.
+  while (!at(own).views.empty()) release_view(own, MessagePtr(at(own).views.back()));
+  at(own).wake.wait(lock, [&] { return !message->busy && !message->held; });
+}
+
+}  // namespace rondo

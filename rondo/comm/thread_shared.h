@@ -1,0 +1,137 @@
+#pragma once
+// Inside of ThreadGroup: one mutex for all bookkeeping, one condition variable per device (its thread is the
+// only one that waits on it). Data are copied outside the mutex.
+
+#include <chrono>
+#include <compare>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "rondo/comm/communicator.h"
+#include "rondo/core/trace.h"
+
+namespace rondo {
+
+/// A send and the receive that belongs to it.
+struct Message {
+  enum class Kind { copy, add, view };
+  int from = 0, to = 0;
+  Tag tag = 0;
+  bool sent = false, received = false;  ///< which ends are posted
+  ConstTensor source = {};
+  Tensor destination = {};
+  Kind kind = Kind::copy;
+  std::string mismatch = {};  ///< why the two ends do not fit; then no data move
+  bool withdrawn = false;     ///< an end was destroyed without being waited for: its memory may be gone
+  bool busy = false;          ///< the receiver is copying
+  bool held = false;          ///< the receiver holds a view of the source
+  bool done = false;          ///< nobody will read the source again
+
+  bool matched() const { return sent && received; }
+};
+using MessagePtr = std::shared_ptr<Message>;
+
+/// What one device brings to a collective. All devices must bring the same operation, bytes and root.
+struct Contribution {
+  const char* operation = "";
+  const std::byte* data = nullptr;
+  std::int64_t bytes = 0;
+  int root = 0;
+  const char* invalid = nullptr;  ///< what is wrong with this device's call; an error on all
+};
+
+struct ThreadShared {
+  using Lock = std::unique_lock<std::mutex>;
+  /// Names a message on one of its ends: the other device and the tag.
+  struct PeerTag {
+    int peer = 0;
+    Tag tag = 0;
+    auto operator<=>(const PeerTag&) const = default;
+  };
+  struct Device {
+    std::condition_variable wake;
+    std::set<PeerTag> sends, receives;  ///< posted, not yet waited for
+    std::vector<MessagePtr> views;      ///< handed to this device, not yet released
+    bool ended = false;
+    bool arrived = false;  ///< at the barrier
+    bool reading = false;  ///< other devices' memory, between two barriers of a collective
+    Contribution contribution;
+  };
+
+  ThreadShared(int devices, std::chrono::milliseconds limit);
+
+  int size() const { return static_cast<int>(devices.size()); }
+  Device& at(int device) { return devices[static_cast<std::size_t>(device)]; }
+  /// What every device brought to the collective at work; stable until all have come to the next barrier.
+  const Contribution& brought(int device) const { return snapshot[static_cast<std::size_t>(device)]; }
+
+  // These are called with the mutex held.
+  void fail(int device, const std::string& reason, bool provisional);
+  void check_alive() const;
+  void wake_all();
+  /// Blocks `device` until ready() holds. Throws (with `lock` held) when the group fails first, when the
+  /// device that missing() names has ended, or at the timeout, which fails the group.
+  template <class Ready, class Missing>
+  void await(Lock& lock, int device, const char* doing, const Ready& ready, const Missing& missing);
+  /// Fails the group and throws because `device` waited in vain for `peer`.
+  [[noreturn]] void give_up(int device, int peer, const char* doing);
+  /// Words about what `peer` posted for `device` that nothing matches: a wrong tag shows there.
+  std::string posted_by(int peer, int device) const;
+
+  /// Enters one end of a message and pairs it with the other if that is there.
+  MessagePtr post(const Message& half);
+  /// Copies or adds with the mutex released.
+  void transfer(Lock& lock, Message& message);
+  void release_view(int device, const MessagePtr& message);
+  /// The end `sender` of the message was destroyed without being waited for. Blocks while its memory is read.
+  void abandon(Lock& lock, const MessagePtr& message, bool sender);
+
+  /// Waits for all devices. `reads`: until its next barrier each device reads memory of the others, and no
+  /// device may unwind before they have finished.
+  void barrier(Lock& lock, int device, const char* doing, bool reads);
+  std::string disagreement() const;
+  /// Blocks until no device reads memory of others; needed before a device may throw out of a collective.
+  void drain(Lock& lock, int device);
+
+  // These take the mutex themselves.
+  /// The barrier that opens a collective: takes each device's contribution, throws on all when they do not
+  /// fit.
+  void open(int device, const Contribution& contribution, DeviceTrace& trace, bool reads = true);
+  void meet(int device, const char* doing, DeviceTrace& trace, bool reads);
+  void all_reduce_sum(int device, std::span<float> values, DeviceTrace& trace);
+  void all_reduce_sum(int device, std::span<double> values, DeviceTrace& trace);
+  void all_gather(int device, std::span<const std::byte> own, std::span<std::byte> all, DeviceTrace& trace);
+  void broadcast(int device, int root, std::span<std::byte> data, DeviceTrace& trace);
+
+  mutable std::mutex mutex;
+  const std::chrono::milliseconds timeout;
+  std::vector<Device> devices;
+  int failed_device = -1;
+  bool failure_provisional = false;  ///< the device's own words are still to come
+  std::string failure;
+  std::map<std::pair<int, PeerTag>, MessagePtr> unmatched;  ///< key: sender, then receiver and tag
+  int arrived = 0;
+  std::int64_t generation = 0;  ///< barriers completed
+  std::vector<Contribution> snapshot;
+  std::string collective_error;
+};
+
+template <class Ready, class Missing>
+void ThreadShared::await(Lock& lock, int device, const char* doing, const Ready& ready,
+                         const Missing& missing) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  for (bool late = false;; late = at(device).wake.wait_until(lock, deadline) == std::cv_status::timeout) {
+    if (ready()) return;
+    check_alive();
+    const int peer = missing();
+    if (late || at(peer).ended) give_up(device, peer, doing);
+  }
+}
+
+}  // namespace rondo
