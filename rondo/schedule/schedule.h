@@ -1,6 +1,6 @@
 #pragma once
-// Layouts -> steps -> tiles: pure integer functions, no tensors. The engine runs a schedule, the planner prices it, the
-// tests count its pairs by brute force. docs/schedule.md has the derivations.
+// Layouts -> steps -> tiles: pure integer functions, no tensors. The engine runs a schedule, the planner
+// prices it, the tests count its pairs by brute force. docs/schedule.md has the derivations.
 
 #include <cstdint>
 #include <string_view>
@@ -15,7 +15,8 @@ enum class Layout { contiguous, striped, zigzag };
 const char* name_of(Layout layout);
 Layout parse_layout(std::string_view name);  ///< throws ArgumentError naming the layouts
 
-/// A run of a shard's tokens: local indices [local, local + count) stand at global positions base + stride * n.
+/// A run of a shard's tokens: local indices [local, local + count) stand at global positions base + stride *
+/// n.
 struct Piece {
   std::int64_t base = 0, stride = 1, count = 0, local = 0;
   friend bool operator==(const Piece&, const Piece&) = default;
@@ -29,18 +30,21 @@ struct Mask {
   friend bool operator==(const Mask&, const Mask&) = default;
 };
 
-/// How a sequence of tokens (a pack of documents) is cut over devices. Lengths need not divide; shards may be empty.
+/// How a sequence of tokens (a pack of documents) is cut over devices. Lengths need not divide; shards may be
+/// empty.
 struct SequencePlan {
   std::int64_t tokens = 0;
   int devices = 1;
   Layout layout = Layout::contiguous;
-  /// Global token index at which each document begins; empty means one document. First is 0, strictly ascending.
-  std::vector<std::int64_t> document_starts;
+  /// Global token index at which each document begins; empty means one document. First is 0, strictly
+  /// ascending.
+  std::vector<std::int64_t> document_starts = {};
   /// Share of each device, contiguous and zigzag only; empty means equal shares. Zero shares are allowed.
-  std::vector<double> weights;
+  std::vector<double> weights = {};
 };
 
-/// Pieces of a device's shard in local order. Equal shares of contiguous and striped shards differ by at most one token.
+/// Pieces of a device's shard in local order. Equal shares of contiguous and striped shards differ by at most
+/// one token.
 std::vector<Piece> make_pieces(const SequencePlan& plan, int device);
 std::int64_t shard_tokens(const SequencePlan& plan, int device);
 /// Global index of each local token, and its position within its document.
@@ -49,7 +53,8 @@ struct TokenPlace {
 };
 std::vector<TokenPlace> shard_places(const SequencePlan& plan, int device);
 
-/// The block of keys and values that a step attends to: a device's shard, or the gathered first-k tokens of all documents.
+/// The block of keys and values that a step attends to: a device's shard, or the gathered first-k tokens of
+/// all documents.
 struct BlockId {
   static constexpr int global_tokens = -1;
   int owner = 0;
@@ -57,39 +62,46 @@ struct BlockId {
   friend bool operator==(const BlockId&, const BlockId&) = default;
 };
 
-/// How a block came to the device: not at all (its own, or the global one), down the ring (from r-1) or up (from r+1).
+/// How a block came to the device: not at all (its own, or the global one), down the ring (from r-1) or up
+/// (from r+1).
 enum class Direction { none, down, up };
 
 struct Step {
   BlockId kv;
   Direction arrives = Direction::none;
-  int distance = 0;          ///< hops that the block made to get here
-  std::vector<Tile> tiles;   ///< may be empty: the block only passes through
+  int distance = 0;              ///< hops that the block made to get here
+  std::vector<Tile> tiles = {};  ///< may be empty: the block only passes through
 };
 
-/// One hop of one device in one direction: what it passes on and what it gets. Hop n carries block distance n-1 -> n.
+/// One hop of one device in one direction: what it passes on and what it gets. Hop n carries block distance
+/// n-1 -> n.
 struct Hop {
   Direction direction = Direction::down;
-  int distance = 0;          ///< n: the receiver holds the block at this distance from its owner
-  int send_block = -1;       ///< owner of the block sent on to the next device in this direction; -1: nothing
-  int receive_block = -1;    ///< owner of the block received; -1: nothing
+  int distance = 0;        ///< n: the receiver holds the block at this distance from its owner
+  int send_block = -1;     ///< owner of the block sent on to the next device in this direction; -1: nothing
+  int receive_block = -1;  ///< owner of the block received; -1: nothing
 };
 
-/// What one device does for one attention, in order. Forward: step 0 is its own block, then for each distance the
-/// arrivals down and up. The hop that brings step n+1's block runs while step n computes.
+/// What one device does for one attention, in order. Forward: step 0 is its own block, then for each distance
+/// the arrivals down and up. The hop that brings step n+1's block runs while step n computes.
 struct Schedule {
   int device = 0, devices = 1;
-  std::vector<Piece> pieces;
-  std::vector<Step> steps;
-  std::vector<Hop> hops;       ///< by distance, down before up
-  /// Global token indices that make up the global block, ascending; empty when no step uses it (no window or no first_k).
-  std::vector<std::int64_t> global_tokens;
+  std::vector<Piece> pieces = {};
+  std::vector<Step> steps = {};
+  std::vector<Hop> hops = {};  ///< by distance, down before up
+  /// Global token indices that make up the global block, ascending; empty when no step uses it (no window or
+  /// no first_k).
+  std::vector<std::int64_t> global_tokens = {};
   /// Where this device's own tokens stand in the global block: (local token, index in the block).
-  struct Owned { std::int64_t local = 0, index = 0; };
-  std::vector<Owned> own_global_tokens;
+  struct Owned {
+    std::int64_t local = 0, index = 0;
+  };
+  std::vector<Owned> own_global_tokens = {};
   /// For block `owner`: how far it travels down and up the ring (0: never leaves). Same on every device.
-  struct Reach { int down = 0, up = 0; };
-  std::vector<Reach> reach;
+  struct Reach {
+    int down = 0, up = 0;
+  };
+  std::vector<Reach> reach = {};
 };
 
 /// Throws ArgumentError for contradictory plans and masks, naming what is wrong.
