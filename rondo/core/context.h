@@ -1,6 +1,6 @@
 #pragma once
-// Everything that belongs to one device. Passed to whoever needs it; nothing of it is global or thread-local, so that
-// several devices live in one process.
+// Everything that belongs to one device. Passed to whoever needs it; nothing of it is global or thread-local,
+// so that several devices live in one process.
 
 #include "rondo/core/arena.h"
 #include "rondo/core/isa.h"

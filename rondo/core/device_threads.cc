@@ -13,9 +13,9 @@ void run_devices(int devices, const std::function<void(int)>& body,
   check_argument(devices >= 1, "devices", "expected at least 1 device, got {}", devices);
   std::mutex mutex;
   std::exception_ptr first;
-  const auto guarded = [&](int device) {
+  const auto guarded = [&](int device, const std::function<void(int)>& work) {
     try {
-      body(device);
+      work(device);
     } catch (...) {
       const std::lock_guard lock(mutex);
       if (first) return;
@@ -25,7 +25,9 @@ void run_devices(int devices, const std::function<void(int)>& body,
   };
   {
     std::vector<std::jthread> threads;
-    for (int device = 0; device < devices; ++device) threads.emplace_back(guarded, device);
+    // A thread that cannot be started is a failure of its device: the others would wait for it.
+    const auto start = [&](int device) { threads.emplace_back([&, device] { guarded(device, body); }); };
+    for (int device = 0; device < devices; ++device) guarded(device, start);
   }
   if (first) std::rethrow_exception(first);
 }

@@ -15,7 +15,9 @@ struct bfloat16 {
   std::uint16_t bits = 0;
 };
 
-inline float to_float(bfloat16 value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16); }
+inline float to_float(bfloat16 value) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
+}
 inline float to_float(float value) { return value; }
 
 /// Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.

@@ -1,6 +1,6 @@
 #pragma once
-// The three kinds of error (docs/architecture.md, "Errors"): a bad argument and a communication failure throw, a
-// broken invariant asserts. Messages read `[operation] expected ..., got ...`.
+// The three kinds of error (docs/architecture.md, "Errors"): a bad argument and a communication failure
+// throw, a broken invariant asserts. Messages read `[operation] expected ..., got ...`.
 
 #include <fmt/format.h>
 
@@ -42,7 +42,8 @@ template <class... Args>
 
 /// argument_error unless `condition`. Words: "expected ..., got ...".
 template <class... Args>
-void check_argument(bool condition, const char* operation, fmt::format_string<Args...> format, Args&&... args) {
+void check_argument(bool condition, const char* operation, fmt::format_string<Args...> format,
+                    Args&&... args) {
   if (!condition) argument_error(operation, format, std::forward<Args>(args)...);
 }
 

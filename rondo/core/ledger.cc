@@ -54,10 +54,11 @@ void Ledger::set_limit(std::int64_t bytes) {
 void Ledger::add(Entry entry, std::int64_t bytes, const char* what) {
   const std::lock_guard lock(mutex_);
   if (limit_ > 0 && total_ + bytes > limit_) {
-    throw MemoryLimitError(fmt::format(
-        "[memory] device {}: expected at most {:.1f} MiB, but {} ({}) asks for {:.1f} MiB with {:.1f} MiB in use; "
-        "use more devices, a shorter context or a higher limit",
-        device_, mib(limit_), what, name_of(entry), mib(bytes), mib(total_)));
+    throw MemoryLimitError(
+        fmt::format("[memory] device {}: expected at most {:.1f} MiB, but {} ({}) asks for {:.1f} MiB with "
+                    "{:.1f} MiB in use; "
+                    "use more devices, a shorter context or a higher limit",
+                    device_, mib(limit_), what, name_of(entry), mib(bytes), mib(total_)));
   }
   const auto e = static_cast<std::size_t>(entry);
   current_[e] += bytes;

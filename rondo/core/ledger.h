@@ -1,5 +1,6 @@
 #pragma once
-// The memory ledger of one device: every large allocation stands in it under a name. docs/memory.md derives the terms.
+// The memory ledger of one device: every large allocation stands in it under a name. docs/memory.md derives
+// the terms.
 
 #include <array>
 #include <cstdint>
@@ -35,7 +36,8 @@ class Ledger {
   /// Most bytes that may be in use at once; 0 (the default) is no limit.
   void set_limit(std::int64_t bytes);
 
-  /// Throws MemoryLimitError, changing nothing, when the sum would pass the limit. `what` names the thing for people.
+  /// Throws MemoryLimitError, changing nothing, when the sum would pass the limit. `what` names the thing for
+  /// people.
   void add(Entry entry, std::int64_t bytes, const char* what);
   void remove(Entry entry, std::int64_t bytes) noexcept;
 

@@ -1,6 +1,7 @@
 #pragma once
-// Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3",
-// SC 2011). A number depends on its key and counter alone, never on who computes it or in which order.
+// Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy
+// as 1, 2, 3", SC 2011). A number depends on its key and counter alone, never on who computes it or in which
+// order.
 
 #include <array>
 #include <cstdint>
@@ -20,7 +21,8 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) {
   return counter;
 }
 
-/// 64 well-mixed bits of a 64-bit value (the finaliser of SplitMix64); folds several numbers into a Philox key.
+/// 64 well-mixed bits of a 64-bit value (the finaliser of SplitMix64); folds several numbers into a Philox
+/// key.
 constexpr std::uint64_t mix64(std::uint64_t x) {
   x += 0x9E3779B97F4A7C15ull;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
@@ -36,10 +38,11 @@ constexpr PhiloxKey philox_key(std::uint64_t seed, std::uint64_t stream) {
 /// Uniform in [0, 1) with 24 bits.
 constexpr float uniform(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
 
-/// Attention dropout: the probability of query position q and key position k is dropped when the generator's first
-/// word is below p * 2^32. `layer_key` = dropout_key(...); see docs/maths.md, "Dropout".
+/// Attention dropout: the probability of query position q and key position k is dropped when the generator's
+/// first word is below p * 2^32. `layer_key` = dropout_key(...); see docs/maths.md, "Dropout".
 constexpr PhiloxKey dropout_key(std::uint64_t seed, std::uint64_t optimizer_step, std::uint64_t layer) {
-  return philox_key(seed, mix64(optimizer_step) + layer);
+  // One after the other: a sum or exclusive or of two mixed numbers would be the same with the two exchanged.
+  return philox_key(mix64(mix64(seed) ^ optimizer_step), layer);
 }
 constexpr std::uint32_t dropout_bits(PhiloxKey layer_key, std::uint32_t sequence, std::uint32_t head,
                                      std::uint32_t q_position, std::uint32_t k_position) {

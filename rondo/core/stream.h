@@ -28,8 +28,9 @@ class Stream {
   Isa isa() const { return isa_; }
   int threads() const { return pool_->threads(); }
 
-  /// At least `bytes` of 64-byte aligned memory of its own for each worker; contents are undefined. Grows at need (entered
-  /// as library scratch) and never shrinks. Call before the parallel part: it is not safe from workers.
+  /// At least `bytes` of 64-byte aligned memory of its own for each worker; contents are undefined. Grows at
+  /// need (entered as library scratch) and never shrinks. Call before the parallel part: it is not safe from
+  /// workers.
   void reserve_scratch(std::int64_t bytes);
   std::byte* scratch(int worker) const { return scratch_[static_cast<std::size_t>(worker)].as<std::byte>(); }
 

@@ -58,7 +58,7 @@ struct BasicTensor {
   }
   /// A matrix [tokens, heads * dim] seen as [tokens, heads, dim].
   BasicTensor as_heads(std::int64_t new_heads) const {
-    RONDO_ASSERT(heads == 1 && dim % new_heads == 0);
+    RONDO_ASSERT(heads == 1 && new_heads > 0 && dim % new_heads == 0);
     return {data, dtype, tokens, new_heads, dim / new_heads, token_stride, dim / new_heads};
   }
 
@@ -80,7 +80,8 @@ using ConstTensor = BasicTensor<const void*>;
 inline Tensor view(void* data, DType dtype, std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
   return {data, dtype, tokens, heads, dim, heads * dim, dim};
 }
-inline ConstTensor view(const void* data, DType dtype, std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
+inline ConstTensor view(const void* data, DType dtype, std::int64_t tokens, std::int64_t heads,
+                        std::int64_t dim) {
   return {data, dtype, tokens, heads, dim, heads * dim, dim};
 }
 

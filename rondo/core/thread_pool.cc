@@ -1,5 +1,7 @@
 #include "rondo/core/thread_pool.h"
 
+#include <utility>
+
 #include "rondo/core/error.h"
 
 namespace rondo {
@@ -27,7 +29,7 @@ void ThreadPool::run(std::int64_t tasks, const std::function<void(std::int64_t, 
   take_tasks(0, lock);
   done_.wait(lock, [this] { return unfinished_ == 0; });
   task_ = nullptr;
-  if (failure_) std::rethrow_exception(failure_);
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
@@ -42,14 +44,19 @@ void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
       failure = std::current_exception();
     }
     lock.lock();
-    if (failure && !failure_) failure_ = failure;
+    if (failure) {
+      if (!failure_) failure_ = std::move(failure);
+      unfinished_ -= tasks_ - next_;  // tasks that nobody has begun are dropped
+      next_ = tasks_;
+    }
     if (--unfinished_ == 0) done_.notify_one();
   }
 }
 
 void ThreadPool::work(int worker, const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
-  while (start_.wait(lock, stop, [this] { return task_ != nullptr && next_ < tasks_; })) take_tasks(worker, lock);
+  while (start_.wait(lock, stop, [this] { return task_ != nullptr && next_ < tasks_; }))
+    take_tasks(worker, lock);
 }
 
 }  // namespace rondo

@@ -1,6 +1,6 @@
 #pragma once
-// A small pool of threads of one device. Work is cut into tasks by shape alone, so that results do not depend on how
-// many threads run them.
+// A small pool of threads of one device. Work is cut into tasks by shape alone, so that results do not depend
+// on how many threads run them.
 
 #include <condition_variable>
 #include <cstdint>
@@ -23,8 +23,9 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls task(index, worker) once for each index in [0, tasks), worker in [0, threads()); returns when all are done.
-  /// The first exception of a task is rethrown here after the others have ended.
+  /// Calls task(index, worker) once for each index in [0, tasks), worker in [0, threads()); returns when all
+  /// are done. After an exception no further task is begun; the first is rethrown here when those at work
+  /// have ended.
   void run(std::int64_t tasks, const std::function<void(std::int64_t index, int worker)>& task);
 
  private:

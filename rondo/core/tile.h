@@ -17,8 +17,8 @@ struct Band {
   friend constexpr bool operator==(const Band&, const Band&) = default;
 };
 
-/// A rectangle of the local queries `q` and the keys `k` of one block. Positions are those of index 0 of each range
-/// within its sequence (document); index n stands at position + n * stride. Only dropout reads them.
+/// A rectangle of the local queries `q` and the keys `k` of one block. Positions are those of index 0 of each
+/// range within its sequence (document); index n stands at position + n * stride. Only dropout reads them.
 struct Tile {
   Range q, k;
   Band band;

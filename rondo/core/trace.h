@@ -1,5 +1,6 @@
 #pragma once
-// Optional record of what each device did when, written in the Chrome trace format (chrome://tracing, ui.perfetto.dev).
+// Optional record of what each device did when, written in the Chrome trace format (chrome://tracing,
+// ui.perfetto.dev).
 
 #include <chrono>
 #include <cstdint>
