@@ -1,0 +1,56 @@
+#pragma once
+// Buffers for the blocks that travel: a pair of tensors [tokens, key/value heads, dim], reused from hop to
+// hop.
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "rondo/core/context.h"
+
+namespace rondo {
+
+/// Keys and values of one block, or their gradients.
+struct KeyValues {
+  Tensor k_SGD, v_SGE;
+};
+
+/// Lends pairs of tensors of one capacity. What comes back is lent again, so that a ring of any length needs
+/// two.
+class BlockPool {
+ public:
+  struct Shape {
+    std::int64_t tokens = 0, heads = 0, qk_dim = 0, v_dim = 0;
+    DType dtype = DType::f32;
+  };
+
+  BlockPool(Context& context, const char* what) : context_(&context), what_(what) {}
+
+  /// Sets the capacity of each pair; buffers of an earlier, smaller capacity are freed. Nothing may be lent
+  /// out.
+  void resize(const Shape& shape);
+  /// A pair of full capacity; grows the pool (Entry::exchange) when all are lent out.
+  KeyValues take();
+  /// Gives a pair back, or donates the caller's own memory of at least this capacity for as long as the pool
+  /// is used.
+  void give(const KeyValues& pair) { free_.push_back(pair); }
+  /// Forgets donated memory: everything that take() may return is the pool's own again.
+  void end_loan();
+  /// Makes sure that `pairs` can be lent out without growing.
+  void reserve(int pairs);
+
+ private:
+  KeyValues view_of(const Buffer& buffer) const;
+  Context* context_;
+  const char* what_;
+  Shape shape_;
+  std::vector<Buffer> buffers_;
+  std::vector<KeyValues> free_;
+};
+
+/// The first `tokens` tokens of a pair.
+inline KeyValues first_tokens(const KeyValues& pair, std::int64_t tokens) {
+  return {pair.k_SGD.slice({0, tokens}), pair.v_SGE.slice({0, tokens})};
+}
+
+}  // namespace rondo

@@ -1,0 +1,88 @@
+#pragma once
+// Exact attention over a sequence that is cut over a ring of devices: forward and backward.
+//
+// Legend: T this device's tokens, H query heads, G key/value heads, D query and key size, E value size.
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "rondo/attention/global_block.h"
+#include "rondo/attention/ring_loop.h"
+#include "rondo/kernels/kernels.h"
+
+namespace rondo {
+
+struct AttentionShape {
+  std::int64_t q_heads = 1, kv_heads = 1, qk_dim = 0, v_dim = 0;
+  DType dtype = DType::f32;  ///< of queries, keys, values and outputs
+};
+
+/// One device's part of a ring. All devices make the same calls in the same order.
+class RingAttention {
+ public:
+  /// The context and the communicator must outlive it. Throws ArgumentError for impossible shapes, and for
+  /// Exchange::share where devices do not share memory.
+  RingAttention(Context& context, Communicator& communicator, const AttentionShape& shape, Exchange exchange);
+
+  /// Plans the calls that follow. Allocates only when a shard is larger than any before.
+  void prepare(const SequencePlan& plan, const Mask& mask);
+  const Schedule& schedule() const { return schedule_; }
+  std::int64_t tokens() const { return shard_tokens_[static_cast<std::size_t>(context_->device)]; }
+  /// Tokens of the largest shard: what `lent` and `spare` memory must hold.
+  std::int64_t max_shard_tokens() const { return max_shard_tokens_; }
+
+  struct Forward {
+    ConstTensor q_THD, k_TGD, v_TGE;
+    Tensor out_THE;
+    float* lse_HT = nullptr;  ///< [H, T], natural logarithm; needed for backward
+    kernels::AttentionParams params;
+    /// Optional: memory for max_shard_tokens() keys and values that the call may use as it likes.
+    KeyValues lent;
+    std::string_view label = "attention";  ///< for error messages and traces, e.g. "layer 3"
+  };
+  /// out = softmax(scale * q k^T, masked) v over the whole sequence. Exact: float32 state over all hops.
+  void forward(const Forward& args);
+
+  struct Backward {
+    ConstTensor q_THD, k_TGD, v_TGE, out_THE, dout_THE;
+    const float* lse_HT = nullptr;
+    kernels::AttentionParams params;
+    Tensor dq_THD, dk_TGD, dv_TGE;  ///< float32, overwritten
+    /// Optional: the memory of k and v, with room for max_shard_tokens(), which may be overwritten (saves a
+    /// buffer).
+    /// Optional: the memory of k and v, with room for max_shard_tokens(), which may be overwritten.
+    KeyValues spare;
+    std::string_view label = "attention";
+  };
+  /// Gradients by recomputation from the global lse; dK and dV travel in float32, one step behind the
+  /// compute.
+  void backward(const Backward& args);
+
+  /// What this device received since construction.
+  struct Counters {
+    std::int64_t kv_hops = 0, gradient_hops = 0;
+  };
+  const Counters& counters() const { return counters_; }
+
+ private:
+  void check(const Forward& args) const;
+  void check(const Backward& args) const;
+  ConstKeyValues contiguous(const ConstTensor& k_TGD, const ConstTensor& v_TGE);
+  int last_distance() const;
+  RingLoop loop(std::string_view label);
+
+  Context* context_;
+  Communicator* communicator_;
+  AttentionShape shape_;
+  Exchange exchange_;
+  Schedule schedule_;
+  std::vector<std::int64_t> shard_tokens_;
+  std::int64_t max_shard_tokens_ = 0, calls_ = 0;
+  BlockPool kv_pool_, gradient_pool_;
+  GlobalBlock global_;
+  Buffer state_, delta_, packed_;
+  Counters counters_;
+};
+
+}  // namespace rondo

@@ -1,0 +1,95 @@
+#include "rondo/model/activations.h"
+
+#include <algorithm>
+
+namespace rondo {
+
+void Transformer::Activations::resize(std::int64_t tokens, std::int64_t capacity, bool training) {
+  training_ = training_ || training;
+  tokens_ = tokens;
+  capacity_ = std::max(capacity_, capacity);
+  const ModelConfig& c = config_;
+  const std::int64_t element = size_of(options_.dtype), q_row = c.q_heads * c.head_dim,
+                     kv_row = c.kv_heads * c.head_dim;
+  const auto grow = [&](Buffer& buffer, Entry entry, std::int64_t bytes, const char* what) {
+    if (buffer.bytes() >= bytes) return;
+    buffer = Buffer();
+    buffer = context_.arena.allocate(entry, bytes, what);
+  };
+  const auto grow_layers = [&](std::vector<Buffer>& buffers, bool kept, Entry entry, std::int64_t bytes,
+                               const char* what) {
+    buffers.resize(kept ? static_cast<std::size_t>(c.layers) : std::max<std::size_t>(buffers.size(), 1));
+    for (Buffer& buffer : buffers) grow(buffer, kept ? entry : Entry::attention, bytes, what);
+  };
+  x_.resize(training_ ? static_cast<std::size_t>(c.layers + 1) : 1);
+  for (Buffer& buffer : x_) grow(buffer, Entry::layer_inputs, tokens * c.width * element, "layer input");
+  grow_layers(q_, keeps_all(), Entry::kept, tokens * q_row * element, "queries");
+  grow_layers(k_, keeps_all(), Entry::kept, capacity_ * kv_row * element, "keys");
+  grow_layers(v_, keeps_all(), Entry::kept, capacity_ * kv_row * element, "values");
+  grow_layers(out_, keeps_attention(), Entry::kept, tokens * q_row * element, "attention output");
+  grow_layers(lse_, keeps_attention(), Entry::kept, tokens * c.q_heads * 4, "lse");
+  grow(cos, Entry::data, tokens * c.head_dim / 2 * 4, "rotary cosines");
+  grow(sin, Entry::data, tokens * c.head_dim / 2 * 4, "rotary sines");
+  if (!training_) return;
+
+  grow_layers(mid_, keeps_all(), Entry::kept, tokens * c.width * element, "residual before feed-forward");
+  if (keeps_all()) {
+    grow_layers(gate_, true, Entry::kept, tokens * c.ffn * element, "gate products");
+    grow_layers(up_, true, Entry::kept, tokens * c.ffn * element, "up products");
+  }
+  grow(dx_, Entry::attention, tokens * c.width * 4, "gradient of the residual");
+  grow(dout_, Entry::attention, tokens * q_row * element, "gradient of the attention output");
+  grow(dq_, Entry::attention, tokens * q_row * 4, "gradient of queries");
+  grow(dk_, Entry::attention, capacity_ * kv_row * 4, "gradient of keys");
+  grow(dv_, Entry::attention, capacity_ * kv_row * 4, "gradient of values");
+}
+
+Tensor Transformer::Activations::x(std::int64_t layer) const {
+  return x_[training_ ? static_cast<std::size_t>(layer) : 0].tensor(options_.dtype, tokens_, 1,
+                                                                    config_.width);
+}
+
+Tensor Transformer::Activations::mid(std::int64_t layer) const {
+  return mid_[slot(layer, keeps_all())].tensor(options_.dtype, tokens_, 1, config_.width);
+}
+
+Projections Transformer::Activations::projections(std::int64_t layer) const {
+  const std::size_t s = slot(layer, keeps_all());
+  return {heads(q_[s], options_.dtype, config_.q_heads, tokens_),
+          heads(k_[s], options_.dtype, config_.kv_heads, tokens_),
+          heads(v_[s], options_.dtype, config_.kv_heads, tokens_)};
+}
+
+Tensor Transformer::Activations::out(std::int64_t layer) const {
+  return heads(out_[slot(layer, keeps_attention())], options_.dtype, config_.q_heads, tokens_);
+}
+
+float* Transformer::Activations::lse(std::int64_t layer) const {
+  return lse_[slot(layer, keeps_attention())].as<float>();
+}
+
+KeptFeedForward Transformer::Activations::kept_feed_forward(std::int64_t layer) const {
+  if (!keeps_all()) return {};
+  const auto l = static_cast<std::size_t>(layer);
+  return {gate_[l].tensor(options_.dtype, tokens_, 1, config_.ffn),
+          up_[l].tensor(options_.dtype, tokens_, 1, config_.ffn)};
+}
+
+Projections Transformer::Activations::gradients() const {
+  return {heads(dq_, DType::f32, config_.q_heads, tokens_), heads(dk_, DType::f32, config_.kv_heads, tokens_),
+          heads(dv_, DType::f32, config_.kv_heads, tokens_)};
+}
+
+KeyValues Transformer::Activations::lent() const {
+  if (!training_) return {};
+  return {heads(dk_, options_.dtype, config_.kv_heads, capacity_),
+          heads(dv_, options_.dtype, config_.kv_heads, capacity_)};
+}
+
+KeyValues Transformer::Activations::key_value_memory(std::int64_t layer) const {
+  const std::size_t s = slot(layer, keeps_all());
+  return {heads(k_[s], options_.dtype, config_.kv_heads, capacity_),
+          heads(v_[s], options_.dtype, config_.kv_heads, capacity_)};
+}
+
+}  // namespace rondo

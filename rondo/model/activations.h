@@ -1,0 +1,54 @@
+#pragma once
+// The tensors of one device's pass, sized by its share of the tokens. docs/memory.md lists them.
+
+#include <vector>
+
+#include "rondo/attention/block_pool.h"
+#include "rondo/model/layer.h"
+#include "rondo/model/transformer.h"
+
+namespace rondo {
+
+/// Tokens change from sequence to sequence, capacities only grow.
+struct Transformer::Activations {
+  Activations(Context& context, const ModelConfig& config, const TransformerOptions& options)
+      : context_(context), config_(config), options_(options) {}
+
+  /// `capacity` is the tokens that key/value memory must hold: those of the largest shard.
+  void resize(std::int64_t tokens, std::int64_t capacity, bool training);
+
+  /// Input of layer l; of layer `layers`: the last layer's output. Without training all are one tensor.
+  Tensor x(std::int64_t layer) const;
+  /// The residual stream between attention and feed-forward.
+  Tensor mid(std::int64_t layer) const;
+  Projections projections(std::int64_t layer) const;
+  Tensor out(std::int64_t layer) const;
+  float* lse(std::int64_t layer) const;
+  KeptFeedForward kept_feed_forward(std::int64_t layer) const;
+  Tensor dx() const { return dx_.tensor(DType::f32, tokens_, 1, config_.width); }
+  Tensor dout() const { return heads(dout_, options_.dtype, config_.q_heads, tokens_); }
+  Projections gradients() const;
+  /// The gradients' key/value memory, lent to the forward ring while it is not in use.
+  KeyValues lent() const;
+  /// The layer's own keys and values in full capacity.
+  KeyValues key_value_memory(std::int64_t layer) const;
+  Buffer cos, sin;
+
+ private:
+  Tensor heads(const Buffer& buffer, DType dtype, std::int64_t count, std::int64_t tokens) const {
+    return buffer.tensor(dtype, tokens, count, config_.head_dim);
+  }
+  bool keeps_all() const { return training_ && options_.remat == Remat::none; }
+  bool keeps_attention() const { return training_ && options_.remat != Remat::layer; }
+  std::size_t slot(std::int64_t layer, bool kept) const { return kept ? static_cast<std::size_t>(layer) : 0; }
+
+  Context& context_;
+  const ModelConfig& config_;
+  TransformerOptions options_;
+  bool training_ = false;
+  std::int64_t tokens_ = 0, capacity_ = 0;
+  std::vector<Buffer> x_, q_, k_, v_, out_, lse_, mid_, gate_, up_;
+  Buffer dx_, dout_, dq_, dk_, dv_;
+};
+
+}  // namespace rondo

@@ -1,0 +1,185 @@
+#include "rondo/model/transformer.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "rondo/model/activations.h"
+#include "rondo/model/rotary.h"
+
+namespace rondo {
+
+const char* name_of(Remat remat) {
+  return remat == Remat::layer ? "layer" : remat == Remat::attention ? "attention" : "none";
+}
+
+Remat parse_remat(std::string_view name) {
+  for (const Remat remat : {Remat::layer, Remat::attention, Remat::none})
+    if (name == name_of(remat)) return remat;
+  argument_error("remat", "expected layer, attention or none, got '{}'", name);
+}
+
+Mask mask_of(const ModelConfig& config) {
+  return {.causal = true, .window = config.sliding_window, .first_k = config.first_k};
+}
+
+Transformer::Transformer(Context& context, Communicator& communicator, const ModelConfig& config,
+                         const ParameterTable& table, const TransformerOptions& options)
+    : context_(&context),
+      communicator_(&communicator),
+      config_(&config),
+      table_(&table),
+      options_(options),
+      scratch_(context, config, options.dtype, options.block_tokens),
+      head_(context, config, options.dtype, options.block_tokens),
+      ring_(context, communicator,
+            {.q_heads = config.q_heads,
+             .kv_heads = config.kv_heads,
+             .qk_dim = config.head_dim,
+             .v_dim = config.head_dim,
+             .dtype = options.dtype},
+            options.exchange),
+      activations_(std::make_unique<Activations>(context, config, options)) {}
+
+Transformer::~Transformer() = default;
+
+void Transformer::prepare(const SequencePlan& plan, bool training) {
+  ring_.prepare(plan, mask_of(*config_));
+  places_ = shard_places(plan, context_->device);
+  activations_->resize(tokens(), ring_.max_shard_tokens(), training);
+  if (training) {
+    scratch_.reserve_backward();
+    head_.reserve_backward();
+  }
+  std::vector<std::int64_t> positions;
+  positions.reserve(places_.size());
+  for (const TokenPlace& place : places_) positions.push_back(place.position);
+  fill_rotary_tables(*config_, positions, activations_->cos.as<float>(), activations_->sin.as<float>());
+}
+
+LayerPass Transformer::pass(const void* weights, float* gradients, std::int64_t layer) const {
+  LayerPass pass{*context_, *config_, scratch_, layer_view(*table_, weights, options_.dtype, layer), {}};
+  if (gradients != nullptr) pass.gradients = layer_view(*table_, gradients, DType::f32, layer);
+  return pass;
+}
+
+kernels::Rotary Transformer::rotary() const {
+  return {.cos_TP = activations_->cos.as<float>(),
+          .sin_TP = activations_->sin.as<float>(),
+          .pairs = config_->head_dim / 2,
+          .layout = kernels::RotaryPairs::halves};
+}
+
+kernels::AttentionParams Transformer::attention_params(std::int64_t layer, const Step* training) const {
+  kernels::AttentionParams params{.scale = 1 / std::sqrt(static_cast<float>(config_->head_dim)),
+                                  .softcap = config_->attention_softcap,
+                                  .dropout = {}};
+  if (training != nullptr && config_->attention_dropout > 0) {
+    params.dropout = {.probability = config_->attention_dropout,
+                      .key = dropout_key(training->dropout_seed, training->optimizer_step,
+                                         static_cast<std::uint64_t>(layer))};
+  }
+  return params;
+}
+
+LossHead::Weights Transformer::head_weights(const void* weights) const {
+  const OuterParameters<ConstTensor> outer = outer_view(*table_, weights, options_.dtype);
+  return {outer.final_norm, outer.lm_head};
+}
+
+void Transformer::check_ids(std::span<const std::int32_t> ids) const {
+  check_argument(static_cast<std::int64_t>(ids.size()) == tokens(), "transformer",
+                 "expected {} ids, this device's share, got {}", tokens(), ids.size());
+}
+
+void Transformer::run_attention(std::int64_t layer, const Step* training) {
+  const Projections qkv = activations_->projections(layer);
+  const std::string label = fmt::format("layer {}", layer);
+  ring_.forward({.q_THD = qkv.q_THD,
+                 .k_TGD = qkv.k_TGD,
+                 .v_TGE = qkv.v_TGD,
+                 .out_THE = activations_->out(layer),
+                 .lse_HT = activations_->lse(layer),
+                 .params = attention_params(layer, training),
+                 .lent = activations_->lent(),
+                 .label = label});
+}
+
+void Transformer::layer_forward(std::int64_t layer, const LayerPass& pass, const Step* training,
+                                const KeyValueSink* sink) {
+  const Tensor x = activations_->x(layer), y = activations_->x(layer + 1);
+  const Projections qkv = activations_->projections(layer);
+  project_forward(pass, x, rotary(), qkv);
+  if (sink != nullptr) (*sink)(layer, qkv.k_TGD, qkv.v_TGD);
+  run_attention(layer, training);
+  attention_output_forward(pass, x, activations_->out(layer), y);
+  if (training != nullptr && options_.remat == Remat::none)
+    kernels::copy(context_->stream, y, activations_->mid(layer));
+  feed_forward_forward(pass, y,
+                       training != nullptr ? activations_->kept_feed_forward(layer) : KeptFeedForward{});
+}
+
+void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, const Step& training) {
+  const Tensor x = activations_->x(layer), mid = activations_->mid(layer), out = activations_->out(layer);
+  const Tensor dx = activations_->dx(), dout = activations_->dout();
+  const Projections qkv = activations_->projections(layer), gradients = activations_->gradients();
+  if (options_.remat != Remat::none) project_forward(pass, x, rotary(), qkv);
+  if (options_.remat == Remat::layer) run_attention(layer, &training);
+  if (options_.remat != Remat::none) attention_output_forward(pass, x, out, mid);
+
+  feed_forward_backward(pass, mid, activations_->kept_feed_forward(layer), dx);
+  attention_output_backward(pass, out, dx, dout);
+  const std::string label = fmt::format("layer {}", layer);
+  ring_.backward({.q_THD = qkv.q_THD,
+                  .k_TGD = qkv.k_TGD,
+                  .v_TGE = qkv.v_TGD,
+                  .out_THE = out,
+                  .dout_THE = dout,
+                  .lse_HT = activations_->lse(layer),
+                  .params = attention_params(layer, &training),
+                  .dq_THD = gradients.q_THD,
+                  .dk_TGD = gradients.k_TGD,
+                  .dv_TGE = gradients.v_TGD,
+                  .spare = activations_->key_value_memory(layer),
+                  .label = label});
+  project_backward(pass, x, rotary(), gradients, dx);
+}
+
+double Transformer::forward_backward(const Step& step) {
+  check_ids(step.ids);
+  check_ids(step.labels);
+  Stream& stream = context_->stream;
+  const OuterParameters<ConstTensor> outer = outer_view(*table_, step.weights, options_.dtype);
+  const OuterParameters<Tensor> gradients = outer_view(*table_, step.gradients, DType::f32);
+
+  kernels::embedding_forward(stream, step.ids, outer.embedding, activations_->x(0));
+  for (std::int64_t layer = 0; layer < config_->layers; ++layer)
+    layer_forward(layer, pass(step.weights, nullptr, layer), &step, nullptr);
+  const double loss = head_.forward_backward(
+      {outer.final_norm, outer.lm_head}, {gradients.final_norm, gradients.lm_head},
+      activations_->x(config_->layers),
+      {.labels = step.labels, .gradient_scale = step.gradient_scale, .dx_TC = activations_->dx()});
+  for (std::int64_t layer = config_->layers - 1; layer >= 0; --layer)
+    layer_backward(layer, pass(step.weights, step.gradients, layer), step);
+  kernels::embedding_backward(stream, step.ids, activations_->dx(), gradients.embedding);
+  return loss;
+}
+
+ConstTensor Transformer::hidden(const void* weights, std::span<const std::int32_t> ids,
+                                const KeyValueSink& sink) {
+  check_ids(ids);
+  const OuterParameters<ConstTensor> outer = outer_view(*table_, weights, options_.dtype);
+  kernels::embedding_forward(context_->stream, ids, outer.embedding, activations_->x(0));
+  for (std::int64_t layer = 0; layer < config_->layers; ++layer)
+    layer_forward(layer, pass(weights, nullptr, layer), nullptr, sink ? &sink : nullptr);
+  return activations_->x(config_->layers);
+}
+
+void Transformer::losses(const void* weights, std::span<const std::int32_t> ids,
+                         std::span<const std::int32_t> labels, std::span<float> losses) {
+  check_ids(labels);
+  const ConstTensor x = hidden(weights, ids, {});
+  head_.forward(head_weights(weights), x, labels, losses);
+}
+
+}  // namespace rondo

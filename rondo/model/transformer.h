@@ -1,0 +1,105 @@
+#pragma once
+// One device's part of a decoder over a sequence that is cut over the ring: loss, its gradient, and per-token
+// losses.
+//
+// Legend: T this device's tokens, C width, H query heads, G key/value heads, D head size.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "rondo/attention/ring_attention.h"
+#include "rondo/model/config.h"
+#include "rondo/model/layer.h"
+#include "rondo/model/loss_head.h"
+#include "rondo/model/parameters.h"
+
+namespace rondo {
+
+/// What is kept from forward to backward beside each layer's input. All give the same bits.
+enum class Remat {
+  layer,      ///< nothing: a layer is computed again, its ring forward included
+  attention,  ///< attention output and lse: no second ring forward
+  none,       ///< every matrix product's result: only norms and activation functions are computed again
+};
+const char* name_of(Remat remat);
+Remat parse_remat(std::string_view name);
+
+struct TransformerOptions {
+  DType dtype = DType::f32;  ///< of activations and compute weights
+  Remat remat = Remat::attention;
+  Exchange exchange = Exchange::copy;
+  std::int64_t block_tokens = 512;  ///< tokens of a feed-forward and loss block
+};
+
+class Transformer {
+ public:
+  /// All four outlive it. Allocates the block scratch.
+  Transformer(Context& context, Communicator& communicator, const ModelConfig& config,
+              const ParameterTable& table, const TransformerOptions& options);
+  ~Transformer();
+
+  /// Plans the passes that follow over a sequence of this plan; every device calls it. Allocates only when
+  /// this device's share is larger than any before. `training` makes room for the backward pass.
+  void prepare(const SequencePlan& plan, bool training);
+  /// This device's tokens of the sequence, in local order: where to take ids and labels from.
+  const std::vector<TokenPlace>& places() const { return places_; }
+  std::int64_t tokens() const { return static_cast<std::int64_t>(places_.size()); }
+  const RingAttention& ring() const { return ring_; }
+
+  struct Step {
+    const void* weights = nullptr;         ///< flat, storage dtype
+    float* gradients = nullptr;            ///< flat, added to
+    std::span<const std::int32_t> ids;     ///< [T]
+    std::span<const std::int32_t> labels;  ///< [T], each token's successor; kIgnoreLabel where there is none
+    float gradient_scale = 1;              ///< 1 / scored tokens of the whole step over all devices
+    std::uint64_t dropout_seed = 0, optimizer_step = 0;
+  };
+  /// Returns the sum of this device's losses in nats and adds the gradients of gradient_scale * (sum over
+  /// devices), as far as this device's tokens make them: the caller sums them over the devices.
+  double forward_backward(const Step& step);
+
+  /// Per-token losses in nats, nothing kept. losses has T entries.
+  void losses(const void* weights, std::span<const std::int32_t> ids, std::span<const std::int32_t> labels,
+              std::span<float> losses);
+
+  /// Called with each layer's keys (rotated) and values of this device's tokens.
+  using KeyValueSink =
+      std::function<void(std::int64_t layer, const ConstTensor& k_TGD, const ConstTensor& v_TGD)>;
+  /// Forward through the layers; `sink` gets what decoding needs. Returns the last layer's output [T, C],
+  /// valid until the next call.
+  ConstTensor hidden(const void* weights, std::span<const std::int32_t> ids, const KeyValueSink& sink);
+  LossHead& head() { return head_; }
+  LossHead::Weights head_weights(const void* weights) const;
+
+ private:
+  struct Activations;
+
+  LayerPass pass(const void* weights, float* gradients, std::int64_t layer) const;
+  kernels::AttentionParams attention_params(std::int64_t layer, const Step* training) const;
+  kernels::Rotary rotary() const;
+  void check_ids(std::span<const std::int32_t> ids) const;
+  void run_attention(std::int64_t layer, const Step* training);
+  void layer_forward(std::int64_t layer, const LayerPass& pass, const Step* training,
+                     const KeyValueSink* sink);
+  void layer_backward(std::int64_t layer, const LayerPass& pass, const Step& training);
+
+  Context* context_;
+  Communicator* communicator_;
+  const ModelConfig* config_;
+  const ParameterTable* table_;
+  TransformerOptions options_;
+  LayerScratch scratch_;
+  LossHead head_;
+  RingAttention ring_;
+  std::vector<TokenPlace> places_;
+  std::unique_ptr<Activations> activations_;
+};
+
+/// The mask that a configuration asks for.
+Mask mask_of(const ModelConfig& config);
+
+}  // namespace rondo

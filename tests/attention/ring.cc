@@ -1,0 +1,164 @@
+// What holds for a ring beyond being right: equal bits however it is run, counted hops, named errors.
+
+#include <gtest/gtest.h>
+
+#include "rondo/comm/device_group.h"
+#include "tests/support/ring_case.h"
+
+namespace rondo::test {
+namespace {
+
+RingProblem small_problem() {
+  RingProblem problem{.tokens = 150, .mask = {.causal = true}};
+  problem.shape = {.q_heads = 4, .kv_heads = 2, .qk_dim = 16, .v_dim = 8};
+  return problem;
+}
+
+void expect_same_bits(const RingResult& a, const RingResult& b) {
+  EXPECT_EQ(a.out, b.out);
+  EXPECT_EQ(a.dq, b.dq);
+  EXPECT_EQ(a.dk, b.dk);
+  EXPECT_EQ(a.dv, b.dv);
+}
+
+TEST(Ring, AgreesWithTheReferenceOnASample) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    RingProblem problem = small_problem();
+    problem.shape.dtype = dtype;
+    const RingResult expected = run_reference(problem);
+    for (const int devices : {1, 2, 5}) {
+      for (const Layout layout : {Layout::contiguous, Layout::striped, Layout::zigzag}) {
+        SCOPED_TRACE(testing::Message() << devices << " " << name_of(layout) << " " << name_of(dtype));
+        const RingResult ring = run_on_ring(problem, {.devices = devices, .layout = layout});
+        EXPECT_LE(relative_to_largest(ring.out, expected.out), dtype == DType::f32 ? 2e-6 : 0x1p-8);
+        EXPECT_LE(relative_to_largest(ring.dq, expected.dq), dtype == DType::f32 ? 1e-5 : 0x1p-7);
+        EXPECT_LE(relative_to_largest(ring.dk, expected.dk), dtype == DType::f32 ? 1e-5 : 0x1p-7);
+        EXPECT_LE(relative_to_largest(ring.dv, expected.dv), dtype == DType::f32 ? 1e-5 : 0x1p-7);
+      }
+    }
+  }
+}
+
+TEST(Ring, BitsDoNotDependOnExchangeThreadsOrMemory) {
+  RingProblem problem = small_problem();
+  problem.mask = {.causal = true, .window = 31, .first_k = 2};
+  problem.document_starts = {0, 40};
+  for (const Layout layout : {Layout::contiguous, Layout::striped, Layout::zigzag}) {
+    const RingResult base = run_on_ring(problem, {.devices = 4, .layout = layout});
+    expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout}));
+    expect_same_bits(base,
+                     run_on_ring(problem, {.devices = 4, .layout = layout, .exchange = Exchange::share}));
+    expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .lend_memory = true}));
+    expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .strided = true}));
+    for (const int threads : {2, 3})
+      expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .threads = threads}));
+  }
+}
+
+TEST(Ring, SoftcapAndDropoutAreTheSameOnEveryRing) {
+  RingProblem problem = small_problem();
+  problem.softcap = 2;
+  problem.dropout = 0.3f;
+  problem.document_starts = {0, 70};
+  const RingResult expected = run_reference(problem);
+  for (const int devices : {1, 3, 4}) {
+    for (const Layout layout : {Layout::contiguous, Layout::striped, Layout::zigzag}) {
+      SCOPED_TRACE(testing::Message() << devices << " " << name_of(layout));
+      const RingResult ring = run_on_ring(problem, {.devices = devices, .layout = layout});
+      EXPECT_LE(relative_to_largest(ring.out, expected.out), 2e-6);
+      EXPECT_LE(relative_to_largest(ring.dq, expected.dq), 1e-5);
+      EXPECT_LE(relative_to_largest(ring.dk, expected.dk), 1e-5);
+      EXPECT_LE(relative_to_largest(ring.dv, expected.dv), 1e-5);
+    }
+  }
+}
+
+TEST(Ring, HeadSizesAndGroups) {
+  for (const AttentionShape& shape : {AttentionShape{.q_heads = 8, .kv_heads = 1, .qk_dim = 4, .v_dim = 4},
+                                      {.q_heads = 3, .kv_heads = 3, .qk_dim = 33, .v_dim = 65},
+                                      {.q_heads = 2, .kv_heads = 1, .qk_dim = 256, .v_dim = 128}}) {
+    RingProblem problem{.tokens = 70, .mask = {.causal = true}, .shape = shape};
+    const RingResult expected = run_reference(problem);
+    const RingResult ring = run_on_ring(problem, {.devices = 3, .layout = Layout::zigzag});
+    EXPECT_LE(relative_to_largest(ring.out, expected.out), 2e-6);
+    EXPECT_LE(relative_to_largest(ring.dq, expected.dq), 1e-5);
+    EXPECT_LE(relative_to_largest(ring.dk, expected.dk), 1e-5);
+    EXPECT_LE(relative_to_largest(ring.dv, expected.dv), 1e-5);
+  }
+}
+
+TEST(Ring, FullRingMakesTheLeastHops) {
+  RingProblem problem = small_problem();
+  problem.mask = {.causal = false};
+  for (const int devices : {1, 2, 3, 6}) {
+    const RingResult ring = run_on_ring(problem, {.devices = devices, .layout = Layout::striped});
+    // Each device receives P-1 blocks forward and P-1 backward, and P-1 gradient sums (its own, from the last
+    // device, among them; a device's own share never leaves it, which saves the P-th exchange).
+    EXPECT_EQ(ring.kv_hops, 2 * devices * (devices - 1));
+    EXPECT_EQ(ring.gradient_hops, devices * (devices - 1));
+  }
+}
+
+TEST(Ring, HopsThatNobodyNeedsAreNotMade) {
+  RingProblem problem = small_problem();
+  problem.tokens = 160;
+  // Contiguous causal: block b is needed by the devices after it alone: 3 + 2 + 1 hops on four devices.
+  RingResult ring = run_on_ring(problem, {.devices = 4, .layout = Layout::contiguous});
+  EXPECT_EQ(ring.kv_hops, 2 * 6);
+  EXPECT_EQ(ring.gradient_hops, 6);  // 2 + 1 on the way, and one home for each of three blocks
+  // A window within a shard: a halo of one neighbour.
+  problem.mask = {.causal = true, .window = 20};
+  ring = run_on_ring(problem, {.devices = 4, .layout = Layout::contiguous});
+  EXPECT_EQ(ring.kv_hops, 2 * 3);
+  EXPECT_EQ(ring.gradient_hops, 3);
+  // Zigzag uses both directions, one hop each.
+  ring = run_on_ring(problem, {.devices = 4, .layout = Layout::zigzag});
+  EXPECT_LE(ring.kv_hops, 2 * 8);
+  // Documents that live on one device travel nowhere.
+  problem.mask = {.causal = true};
+  problem.document_starts = {0, 40, 80, 120};
+  ring = run_on_ring(problem, {.devices = 4, .layout = Layout::contiguous});
+  EXPECT_EQ(ring.kv_hops, 0);
+  EXPECT_EQ(ring.gradient_hops, 0);
+}
+
+TEST(Ring, WrongShapesAreNamed) {
+  EXPECT_THROW(run_ring({.devices = 1},
+                        [](Context& context, Communicator& communicator) {
+                          RingAttention(context, communicator,
+                                        {.q_heads = 3, .kv_heads = 2, .qk_dim = 8, .v_dim = 8},
+                                        Exchange::copy);
+                        }),
+               ArgumentError);
+  EXPECT_THROW(run_ring({.devices = 2},
+                        [](Context& context, Communicator& communicator) {
+                          RingAttention ring(context, communicator,
+                                             {.q_heads = 2, .kv_heads = 2, .qk_dim = 8, .v_dim = 8},
+                                             Exchange::copy);
+                          ring.prepare({.tokens = 8, .devices = 2}, {});
+                          ring.forward({});
+                        }),
+               ArgumentError);
+}
+
+TEST(Ring, RepeatedCallsAllocateNothing) {
+  run_ring({.devices = 4}, [](Context& context, Communicator& communicator) {
+    const AttentionShape shape{.q_heads = 2, .kv_heads = 1, .qk_dim = 16, .v_dim = 16};
+    RingAttention ring(context, communicator, shape, Exchange::copy);
+    ring.prepare({.tokens = 256, .devices = 4, .layout = Layout::zigzag}, {.causal = true});
+    const Buffer memory = context.arena.allocate(Entry::attention, 64 * 16 * 4 * 8, "test");
+    const Tensor q = memory.tensor(DType::f32, 64, 2, 16), k = memory.tensor(DType::f32, 64, 1, 16);
+    std::int64_t after_first = 0;
+    for (int call = 0; call < 4; ++call) {
+      std::vector<float> lse(128);
+      Tensor out = q;
+      out.data = memory.as<float>() + 64 * 32;
+      ring.forward({.q_THD = q, .k_TGD = k, .v_TGE = k, .out_THE = out, .lse_HT = lse.data()});
+      if (call == 0) after_first = context.ledger.allocations();
+      EXPECT_EQ(context.ledger.allocations(), after_first);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace rondo::test
