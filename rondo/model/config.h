@@ -41,7 +41,7 @@ struct ModelConfig {
   std::int64_t head_dim = 0;  ///< even, 4...256; q_heads * head_dim need not be the width
   std::int64_t max_positions = 2048;
   double rope_theta = 10000;
-  RopeScaling rope_scaling;
+  RopeScaling rope_scaling{};
   float rms_epsilon = 1e-6f;
   bool tied_embedding = false;      ///< the output matrix is the embedding
   std::int64_t sliding_window = 0;  ///< query i sees keys j with i - j < sliding_window; 0: all of them
@@ -50,7 +50,7 @@ struct ModelConfig {
   float attention_dropout = 0;      ///< of the probabilities, in training
   float initializer_range = 0.02f;  ///< standard deviation of new matrices
   int bos = -1;                     ///< -1: none
-  std::vector<int> eos;             ///< any of these ends a text
+  std::vector<int> eos{};           ///< any of these ends a text
 
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
@@ -61,8 +61,8 @@ void check_config(const ModelConfig& config, const char* operation);
 
 /// Reads the text of a config.json of model_type llama or mistral, with the defaults that transformers gives
 /// to absent keys, or rondo (below). A key that changes the mathematics is honoured or refused by name with
-/// an ArgumentError; keys that do not are ignored. `origin` names the text in messages. Softcap and first_k
-/// are keys of our own: rondo_attention_softcap, rondo_first_k.
+/// an ArgumentError; keys that do not are ignored. What is no JSON object is an IoError. `origin` names the
+/// text in messages. Keys of our own, read whatever the model_type: rondo_first_k, rondo_attention_softcap.
 ModelConfig parse_config(std::string_view text, const std::string& origin = "config.json");
 
 /// parse_config of a file; IoError when it cannot be read.

@@ -45,7 +45,7 @@ class ParameterTable {
   static constexpr std::int64_t kAlignment = 16;  ///< elements; 64 bytes of float32
   static constexpr std::int64_t kPerLayer = 9;
 
-  /// Throws ArgumentError when the configuration makes no sense or needs 2^62 elements or more.
+  /// Throws ArgumentError when the configuration makes no sense or has more than 2^60 elements.
   explicit ParameterTable(const ModelConfig& config);
 
   const std::vector<ParameterInfo>& infos() const { return infos_; }

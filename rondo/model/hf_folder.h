@@ -1,0 +1,49 @@
+#pragma once
+// A model as a Hugging Face folder: config.json and model.safetensors (or shards with an index).
+
+#include <filesystem>
+#include <span>
+
+#include "rondo/core/thread_pool.h"
+#include "rondo/io/safetensors.h"
+#include "rondo/model/config.h"
+#include "rondo/model/parameters.h"
+
+namespace rondo {
+
+/// A folder that was opened and checked; its weights are mapped and read when fill() is called.
+class LoadedModel {
+ public:
+  const ModelConfig& config() const { return config_; }
+  const ParameterTable& table() const { return table_; }
+
+  /// Writes the parameters into `flat` (table().total() elements, padding zero), converting from float32,
+  /// bfloat16 or float16. Throws IoError naming the tensor that has a NaN or an infinity, or an
+  /// lm_head.weight that differs from the embedding although the configuration ties them. With a pool its
+  /// threads share the work.
+  void fill(std::span<float> flat, ThreadPool* pool = nullptr) const;
+
+ private:
+  friend LoadedModel load_model_folder(const std::filesystem::path& folder);
+  LoadedModel(ModelConfig config, SafetensorsFolder weights);
+  void check_tensors() const;
+  void check_tied_head() const;
+
+  ModelConfig config_;
+  ParameterTable table_;
+  SafetensorsFolder weights_;
+};
+
+/// Opens a folder. IoError where files are missing or malformed, or where tensors are missing, left over, of
+/// another shape or of a dtype that is not F32, BF16 or F16 (all of them are named); ArgumentError where the
+/// configuration is refused. Rotary frequencies that old files carry (rotary_emb.inv_freq) are ignored: they
+/// follow from the configuration.
+LoadedModel load_model_folder(const std::filesystem::path& folder);
+
+/// Writes config.json and model.safetensors, which transformers reads, into an existing folder: parameters
+/// from `flat` (table.total() elements), rounded to `dtype`. Each file appears whole; for both at once write
+/// into the temporary_path() of an AtomicDirectory.
+void save_model_files(const std::filesystem::path& folder, const ModelConfig& config,
+                      const ParameterTable& table, std::span<const float> flat, DType dtype);
+
+}  // namespace rondo

@@ -1,0 +1,186 @@
+#include "rondo/model/parameters.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <utility>
+
+#include "rondo/core/error.h"
+#include "rondo/core/random.h"
+
+namespace rondo {
+namespace {
+
+constexpr std::int64_t kMaxElements = std::int64_t{1} << 60;  // 2^62 bytes of float32
+
+constexpr std::int64_t padded(std::int64_t elements) {
+  constexpr std::int64_t a = ParameterTable::kAlignment;
+  return (elements + a - 1) / a * a;
+}
+
+template <class Pointer>
+BasicTensor<Pointer> view_of(const ParameterInfo& info, Pointer flat, DType dtype) {
+  using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char, char>;
+  return view(static_cast<Pointer>(static_cast<Byte*>(flat) + info.offset * size_of(dtype)), dtype, info.rows,
+              1, info.columns);
+}
+
+template <class Pointer>
+LayerParameters<BasicTensor<Pointer>> layer_of(const ParameterTable& table, Pointer flat, DType dtype,
+                                               std::int64_t layer) {
+  const std::span<const ParameterInfo> infos = table.layer(layer);
+  const auto at = [&](std::size_t i) { return view_of(infos[i], flat, dtype); };
+  return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8)};
+}
+
+template <class Pointer>
+OuterParameters<BasicTensor<Pointer>> outer_of(const ParameterTable& table, Pointer flat, DType dtype) {
+  return {view_of(table.embedding(), flat, dtype), view_of(table.final_norm(), flat, dtype),
+          view_of(table.lm_head(), flat, dtype)};
+}
+
+/// Four normal numbers of deviation 1 from one Philox block (Box, Muller 1958), in double.
+std::array<double, 4> normals(std::uint64_t block, PhiloxKey key) {
+  const PhiloxCounter bits =
+      philox4x32({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), 0, 0}, key);
+  std::array<double, 4> result{};
+  for (std::size_t i = 0; i < 4; i += 2) {
+    const double u = (static_cast<double>(bits[i]) + 1) * 0x1p-32;  // in (0, 1]: its logarithm is finite
+    const double radius = std::sqrt(-2 * std::log(u));
+    const double angle = 2 * std::numbers::pi * static_cast<double>(bits[i + 1]) * 0x1p-32;
+    result[i] = radius * std::cos(angle);
+    result[i + 1] = radius * std::sin(angle);
+  }
+  return result;
+}
+
+constexpr std::int64_t kChunk = 1 << 16;  // elements of a task; a multiple of 4
+
+/// A run of at most kChunk elements of one parameter.
+struct Chunk {
+  std::size_t parameter = 0;
+  Range elements;
+};
+
+std::vector<Chunk> chunks_of(const ParameterTable& table) {
+  std::vector<Chunk> chunks;
+  for (std::size_t p = 0; p < table.infos().size(); ++p) {
+    const std::int64_t elements = table.infos()[p].elements();
+    for (std::int64_t begin = 0; begin < elements; begin += kChunk)
+      chunks.push_back({p, {begin, std::min(begin + kChunk, elements)}});
+  }
+  return chunks;
+}
+
+void fill_normal(Range elements, double deviation, PhiloxKey key, float* out) {
+  for (std::int64_t begin = elements.begin; begin < elements.end; begin += 4) {
+    const std::array<double, 4> numbers = normals(static_cast<std::uint64_t>(begin / 4), key);
+    const std::int64_t end = std::min(begin + 4, elements.end);
+    for (std::int64_t i = begin; i < end; ++i)
+      out[i] = static_cast<float>(deviation * numbers[static_cast<std::size_t>(i - begin)]);
+  }
+}
+
+bool writes_residual(const ParameterInfo& info) {
+  return info.name.ends_with(".o_proj.weight") || info.name.ends_with(".down_proj.weight");
+}
+
+}  // namespace
+
+ParameterTable::ParameterTable(const ModelConfig& config)
+    : layers_(config.layers), tied_(config.tied_embedding) {
+  check_config(config, "ParameterTable");
+  const std::int64_t q_width = config.q_heads * config.head_dim, kv_width = config.kv_heads * config.head_dim;
+  infos_.reserve(static_cast<std::size_t>(3 + kPerLayer * layers_));
+  append("model.embed_tokens.weight", config.vocabulary, config.width, false);
+  for (std::int64_t layer = 0; layer < layers_; ++layer) {
+    const std::string prefix = fmt::format("model.layers.{}.", layer);
+    append(prefix + "input_layernorm.weight", 1, config.width, true);
+    append(prefix + "self_attn.q_proj.weight", q_width, config.width, false);
+    append(prefix + "self_attn.k_proj.weight", kv_width, config.width, false);
+    append(prefix + "self_attn.v_proj.weight", kv_width, config.width, false);
+    append(prefix + "self_attn.o_proj.weight", config.width, q_width, false);
+    append(prefix + "post_attention_layernorm.weight", 1, config.width, true);
+    append(prefix + "mlp.gate_proj.weight", config.ffn, config.width, false);
+    append(prefix + "mlp.up_proj.weight", config.ffn, config.width, false);
+    append(prefix + "mlp.down_proj.weight", config.width, config.ffn, false);
+  }
+  append("model.norm.weight", 1, config.width, true);
+  if (!tied_) append("lm_head.weight", config.vocabulary, config.width, false);
+  for (std::size_t i = 0; i < infos_.size(); ++i) index_.emplace(infos_[i].name, i);
+}
+
+void ParameterTable::append(std::string name, std::int64_t rows, std::int64_t columns, bool norm) {
+  const std::int64_t elements = rows * columns;  // check_config bounds both: below 2^55
+  check_argument(total_ <= kMaxElements - padded(elements), "ParameterTable",
+                 "expected a model of at most 2^60 parameters, got more");
+  infos_.push_back({std::move(name), rows, columns, total_, !norm});
+  total_ += padded(elements);
+  parameters_ += elements;
+}
+
+const ParameterInfo* ParameterTable::find(std::string_view name) const {
+  const auto at = index_.find(name);
+  return at == index_.end() ? nullptr : &infos_[at->second];
+}
+
+std::span<const ParameterInfo> ParameterTable::layer(std::int64_t layer) const {
+  RONDO_ASSERT(layer >= 0 && layer < layers_);
+  return std::span(infos_).subspan(static_cast<std::size_t>(1 + kPerLayer * layer), kPerLayer);
+}
+
+Tensor parameter_view(const ParameterInfo& info, void* flat, DType dtype) {
+  return view_of(info, flat, dtype);
+}
+ConstTensor parameter_view(const ParameterInfo& info, const void* flat, DType dtype) {
+  return view_of(info, flat, dtype);
+}
+LayerParameters<Tensor> layer_view(const ParameterTable& table, void* flat, DType dtype, std::int64_t layer) {
+  return layer_of(table, flat, dtype, layer);
+}
+LayerParameters<ConstTensor> layer_view(const ParameterTable& table, const void* flat, DType dtype,
+                                        std::int64_t layer) {
+  return layer_of(table, flat, dtype, layer);
+}
+OuterParameters<Tensor> outer_view(const ParameterTable& table, void* flat, DType dtype) {
+  return outer_of(table, flat, dtype);
+}
+OuterParameters<ConstTensor> outer_view(const ParameterTable& table, const void* flat, DType dtype) {
+  return outer_of(table, flat, dtype);
+}
+
+void initialise(const ParameterTable& table, const ModelConfig& config, std::uint64_t seed,
+                std::span<float> flat, ThreadPool* pool) {
+  check_argument(static_cast<std::int64_t>(flat.size()) == table.total(), "initialise",
+                 "expected {} elements, got {}", table.total(), flat.size());
+  const std::vector<Chunk> chunks = chunks_of(table);
+  const double residual_scale = 1 / std::sqrt(2.0 * static_cast<double>(config.layers));
+  const auto fill = [&](std::int64_t index, int) {
+    const Chunk& chunk = chunks[static_cast<std::size_t>(index)];
+    const ParameterInfo& info = table.infos()[chunk.parameter];
+    float* out = flat.data() + info.offset;
+    if (chunk.elements.end == info.elements())
+      std::fill(out + info.elements(), out + padded(info.elements()), 0.0f);
+    if (info.is_norm()) {
+      std::fill(out + chunk.elements.begin, out + chunk.elements.end, 1.0f);
+    } else {
+      const double deviation = config.initializer_range * (writes_residual(info) ? residual_scale : 1.0);
+      fill_normal(chunk.elements, deviation, philox_key(seed, chunk.parameter), out);
+    }
+  };
+  const auto tasks = static_cast<std::int64_t>(chunks.size());
+  if (pool != nullptr) return pool->run(tasks, fill);
+  for (std::int64_t i = 0; i < tasks; ++i) fill(i, 0);
+}
+
+ModelFlops model_flops(const ModelConfig& config) {
+  const ParameterTable table(config);
+  double weights = 0;  // of all matrices that multiply; the embedding is only looked up
+  for (const ParameterInfo& info : table.infos())
+    if (!info.is_norm()) weights += static_cast<double>(info.elements());
+  if (!table.tied()) weights -= static_cast<double>(table.embedding().elements());
+  return {.linear_per_token = 2 * weights,
+          .attention_per_pair = 4.0 * static_cast<double>(config.layers * config.q_heads * config.head_dim)};
+}
+
+}  // namespace rondo
