@@ -1,0 +1,153 @@
+// SwiGLU, copies and sums of tensors.
+
+#include <cstring>
+
+#include "rondo/kernels/cpu/rows.h"
+#include "rondo/kernels/cpu/tasks.h"
+#include "rondo/kernels/cpu/validate.h"
+#include "rondo/kernels/kernels.h"
+
+namespace rondo::kernels {
+
+namespace {
+
+template <class Pointer>
+void check_same_shape(const char* op, const char* name, const BasicTensor<Pointer>& x,
+                      const ConstTensor& like) {
+  check_argument(x.tokens == like.tokens && x.heads == like.heads && x.dim == like.dim, op,
+                 "expected {} of shape [{}, {}, {}], got [{}, {}, {}]", name, like.tokens, like.heads,
+                 like.dim, x.tokens, x.heads, x.dim);
+  check_memory(op, name, x);
+}
+
+/// Rows of a tensor that lie without gaps, as long as can be: the whole tensor, a token or a head.
+struct Rows {
+  std::int64_t outer = 0, inner = 1, length = 0;
+};
+
+/// The longest rows that are contiguous in both tensors; whole tensors become rows of a task each.
+Rows common_rows(const ConstTensor& x, const ConstTensor& y) {
+  if (x.contiguous() && y.contiguous()) return {1, 1, x.elements()};
+  const bool tokens_whole = x.heads == 1 || (x.head_stride == x.dim && y.head_stride == y.dim);
+  return tokens_whole ? Rows{x.tokens, 1, x.row()} : Rows{x.tokens, x.heads, x.dim};
+}
+
+/// Calls body(x row, y row, part of the row) for all parts of rows of two tensors of one shape.
+template <class Body>
+void for_common_parts(Stream& stream, const ConstTensor& x, const Tensor& y, const Body& body) {
+  if (x.elements() == 0) return;
+  const Rows rows = common_rows(x, y);
+  if (rows.outer == 1 && rows.inner == 1) {
+    for_row_blocks(stream, rows.length, 1, [&](Range range, int) {
+      for (std::int64_t begin = range.begin; begin < range.end; begin += kRowPart)
+        body(x.data, y.data, Range{begin, std::min(range.end, begin + kRowPart)});
+    });
+    return;
+  }
+  for_row_blocks(stream, rows.outer, x.row(), [&](Range tokens, int) {
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
+      for (std::int64_t head = 0; head < rows.inner; ++head)
+        for_row_parts(rows.length,
+                      [&](Range part) { body(row_of(x, token, head), row_of(y, token, head), part); });
+  });
+}
+
+std::size_t bytes_of(Range part, DType dtype) {
+  return static_cast<std::size_t>(part.size() * size_of(dtype));
+}
+
+template <class Pointer>
+Pointer at(Pointer row, DType dtype, std::int64_t offset) {
+  return view(row, dtype, offset + 1, 1, 1).slice({offset, offset + 1}).data;
+}
+
+}  // namespace
+
+void swiglu_forward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK,
+                    const Tensor& y_TK) {
+  constexpr auto op = "swiglu_forward";
+  check_matrix(op, "gate_TK", gate_TK, gate_TK.tokens, gate_TK.dim);
+  check_matrix(op, "up_TK", up_TK, gate_TK.tokens, gate_TK.dim);
+  check_matrix(op, "y_TK", y_TK, gate_TK.tokens, gate_TK.dim);
+  check_dtype(op, "up_TK", up_TK, gate_TK.dtype);
+  check_float_or(op, "y_TK", y_TK, gate_TK.dtype);
+  const RowKernels& kernels = row_kernels(stream.isa());
+  for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
+    RowBuffer gate, up, y;
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
+      for_row_parts(gate_TK.dim, [&](Range part) {
+        void* y_row = row_of(y_TK, token);
+        float* out = target_part(y_row, y_TK.dtype, part, false, y);
+        kernels.swiglu_forward(load_part(kernels, row_of(gate_TK, token), gate_TK.dtype, part, gate),
+                               load_part(kernels, row_of(up_TK, token), up_TK.dtype, part, up), out,
+                               part.size());
+        store_part(kernels, out, y_row, y_TK.dtype, part, false);
+      });
+  });
+}
+
+void swiglu_backward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK,
+                     const ConstTensor& dy_TK, const Tensor& dgate_TK, const Tensor& dup_TK) {
+  constexpr auto op = "swiglu_backward";
+  check_matrix(op, "gate_TK", gate_TK, gate_TK.tokens, gate_TK.dim);
+  check_matrix(op, "up_TK", up_TK, gate_TK.tokens, gate_TK.dim);
+  check_matrix(op, "dy_TK", dy_TK, gate_TK.tokens, gate_TK.dim);
+  check_matrix(op, "dgate_TK", dgate_TK, gate_TK.tokens, gate_TK.dim);
+  check_matrix(op, "dup_TK", dup_TK, gate_TK.tokens, gate_TK.dim);
+  check_dtype(op, "up_TK", up_TK, gate_TK.dtype);
+  check_float_or(op, "dy_TK", dy_TK, gate_TK.dtype);
+  check_float_or(op, "dgate_TK", dgate_TK, gate_TK.dtype);
+  check_float_or(op, "dup_TK", dup_TK, gate_TK.dtype);
+  const RowKernels& kernels = row_kernels(stream.isa());
+  for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
+    RowBuffer gate, up, dy, dgate, dup;
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
+      for_row_parts(gate_TK.dim, [&](Range part) {
+        void *dgate_row = row_of(dgate_TK, token), *dup_row = row_of(dup_TK, token);
+        float* dgate_out = target_part(dgate_row, dgate_TK.dtype, part, false, dgate);
+        float* dup_out = target_part(dup_row, dup_TK.dtype, part, false, dup);
+        kernels.swiglu_backward(load_part(kernels, row_of(gate_TK, token), gate_TK.dtype, part, gate),
+                                load_part(kernels, row_of(up_TK, token), up_TK.dtype, part, up),
+                                load_part(kernels, row_of(dy_TK, token), dy_TK.dtype, part, dy), dgate_out,
+                                dup_out, part.size());
+        store_part(kernels, dgate_out, dgate_row, dgate_TK.dtype, part, false);
+        store_part(kernels, dup_out, dup_row, dup_TK.dtype, part, false);
+      });
+  });
+}
+
+void copy(Stream& stream, const ConstTensor& x, const Tensor& y) {
+  check_memory("copy", "x", x);
+  check_same_shape("copy", "y", y, x);
+  const RowKernels& kernels = row_kernels(stream.isa());
+  for_common_parts(stream, x, y, [&](const void* from, void* to, Range part) {
+    if (x.dtype == y.dtype) {
+      std::memcpy(at(to, y.dtype, part.begin), at(from, x.dtype, part.begin), bytes_of(part, x.dtype));
+    } else if (x.dtype == DType::bf16) {
+      kernels.widen(static_cast<const bfloat16*>(from) + part.begin, static_cast<float*>(to) + part.begin,
+                    part.size());
+    } else {
+      kernels.narrow(static_cast<const float*>(from) + part.begin, static_cast<bfloat16*>(to) + part.begin,
+                     part.size());
+    }
+  });
+}
+
+void add(Stream& stream, const ConstTensor& x, const Tensor& y) {
+  check_memory("add", "x", x);
+  check_same_shape("add", "y", y, x);
+  const RowKernels& kernels = row_kernels(stream.isa());
+  for_common_parts(stream, x, y, [&](const void* from, void* to, Range part) {
+    RowBuffer buffer;
+    store_part(kernels, load_part(kernels, from, x.dtype, part, buffer), to, y.dtype, part, true);
+  });
+}
+
+void fill_zero(Stream& stream, const Tensor& y) {
+  check_memory("fill_zero", "y", y);
+  for_common_parts(stream, y, y, [&](const void*, void* to, Range part) {
+    std::memset(at(to, y.dtype, part.begin), 0, bytes_of(part, y.dtype));
+  });
+}
+
+}  // namespace rondo::kernels

@@ -1,0 +1,101 @@
+#pragma once
+// Loops over one row of numbers: all arithmetic of the element-wise kernels. rows.tier.cc is compiled once
+// per instruction-set tier; what cuts tensors into rows and tasks is baseline code and comes here through a
+// table. Sums run in an order fixed by n and the tier.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "rondo/core/dtype.h"
+#include "rondo/core/isa.h"
+#include "rondo/core/tensor.h"
+
+namespace rondo::kernels {
+
+/// One step of AdamW, its constants worked out in double.
+struct AdamWRow {
+  float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2;
+  float keep;                     ///< 1 - learning rate * weight decay
+  float step_size;                ///< learning rate / first bias correction
+  float inverse_root_correction;  ///< 1 / sqrt(second bias correction)
+  float epsilon;
+};
+
+struct RowKernels {
+  void (*widen)(const bfloat16* x, float* y, std::int64_t n);
+  void (*narrow)(const float* x, bfloat16* y, std::int64_t n);
+  /// y += x
+  void (*add)(const float* x, float* y, std::int64_t n);
+  double (*sum_of_squares)(const float* x, std::int64_t n);
+
+  /// sum of a * b * c
+  double (*dot3)(const float* a, const float* b, const float* c, std::int64_t n);
+  /// y = x * w * s
+  void (*rms_forward)(const float* x, const float* w, float s, float* y, std::int64_t n);
+  /// dw += dy * x * s; dx = dy * w * s - x * c; dx may lie over x or dy.
+  void (*rms_backward)(const float* x, const float* w, const float* dy, const float s_c[2], float* dx,
+                       float* dw, std::int64_t n);
+
+  /// (a, b) = (a cos - sign b sin, b cos + sign a sin)
+  void (*rotate_halves)(float* a, float* b, const float* cos_sin[2], float sign, std::int64_t n);
+  /// The same of a = x[2i], b = x[2i + 1].
+  void (*rotate_interleaved)(float* x, const float* cos_sin[2], float sign, std::int64_t n);
+
+  void (*swiglu_forward)(const float* gate, const float* up, float* y, std::int64_t n);
+  /// The results may lie over gate and up.
+  void (*swiglu_backward)(const float* gate, const float* up, const float* dy, float* dgate, float* dup,
+                          std::int64_t n);
+
+  float (*maximum)(const float* x, std::int64_t n);
+  /// sum of exp(x - maximum)
+  double (*sum_exp)(const float* x, float maximum, std::int64_t n);
+  /// The same sum to the bit, and x = exp(x - maximum).
+  double (*exp_in_place)(float* x, float maximum, std::int64_t n);
+  /// x *= s
+  void (*scale)(float* x, float s, std::int64_t n);
+
+  void (*adamw)(const AdamWRow& step, float* parameters, const float* gradients, float* first, float* second,
+                std::int64_t n);
+};
+
+/// Those of the tier, or of the best lower tier that was built.
+const RowKernels& row_kernels(Isa isa);
+
+/// Columns that are widened at a time: a few of these buffers stay in the first-level cache.
+inline constexpr std::int64_t kRowPart = 1024;
+struct alignas(64) RowBuffer {
+  float values[kRowPart];
+};
+
+/// Calls body(Range) for parts of [0, n) of at most kRowPart.
+template <class Body>
+void for_row_parts(std::int64_t n, const Body& body) {
+  for (std::int64_t begin = 0; begin < n; begin += kRowPart)
+    body(Range{begin, std::min(n, begin + kRowPart)});
+}
+
+/// A part of a row as float32: in place, or widened into `buffer`.
+inline const float* load_part(const RowKernels& kernels, const void* row, DType dtype, Range part,
+                              RowBuffer& buffer) {
+  if (dtype == DType::f32) return static_cast<const float*>(row) + part.begin;
+  kernels.widen(static_cast<const bfloat16*>(row) + part.begin, buffer.values, part.size());
+  return buffer.values;
+}
+
+/// Where a part of a row is to be computed before store_part: in place, or `buffer`.
+inline float* target_part(void* row, DType dtype, Range part, bool accumulate, RowBuffer& buffer) {
+  return dtype == DType::f32 && !accumulate ? static_cast<float*>(row) + part.begin : buffer.values;
+}
+
+/// Brings what was computed at target_part into the row.
+void store_part(const RowKernels& kernels, const float* values, void* row, DType dtype, Range part,
+                bool accumulate);
+
+/// row = values or row += values, for any n.
+inline void store_row(const RowKernels& kernels, const float* values, void* row, DType dtype, std::int64_t n,
+                      bool accumulate) {
+  for_row_parts(n,
+                [&](Range part) { store_part(kernels, values + part.begin, row, dtype, part, accumulate); });
+}
+
+}  // namespace rondo::kernels

@@ -1,0 +1,213 @@
+// Row loops, compiled once per tier. Everything here is static and calls no inline function of another
+// header, so that no code of a higher tier can be taken for that of a lower one by the linker.
+
+#include "rondo/kernels/cpu/rows.h"
+
+#define RONDO_ALWAYS_INLINE static inline __attribute__((always_inline))
+
+namespace rondo::kernels::RONDO_TIER {
+
+namespace {
+
+// Sums of this many float32 terms are carried on in double.
+constexpr std::int64_t kFloatTerms = 512;
+
+RONDO_ALWAYS_INLINE float widen_one(bfloat16 x) {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(x.bits) << 16);
+}
+
+/// to_bfloat16 without branches.
+RONDO_ALWAYS_INLINE std::uint16_t narrow_one(float x) {
+  const auto bits = __builtin_bit_cast(std::uint32_t, x);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const std::uint32_t nan = (bits >> 16) | 0x40u;
+  return static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+}
+
+/// exp to about 1e-7 relative: x = n ln 2 + r with |r| <= ln 2 / 2, and Taylor's polynomial of degree 7 of r
+/// (remainder 5e-9). 0 below -87 (there float32 runs out of normal numbers), exp(88) above 88; NaN stays NaN.
+RONDO_ALWAYS_INLINE float exp_one(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  constexpr float kLn2High = 0.693359375f,
+                  kLn2Low = -2.12194440e-4f;  // the high part has 10 bits: n times it is exact
+  const float top = x > 88.0f ? 88.0f : x;
+  const float within = top < -87.0f ? -87.0f : top;
+  const float shifted = within * 1.44269504f + kRound;
+  const float n = shifted - kRound;
+  const float r = (within - n * kLn2High) - n * kLn2Low;
+  float p = 1.0f / 5040;
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const float power =
+      __builtin_bit_cast(float, (__builtin_bit_cast(std::uint32_t, shifted) << 23) + 0x3f800000u);
+  return x < -87.0f ? 0.0f : p * power;
+}
+
+RONDO_ALWAYS_INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_one(-x)); }
+
+RONDO_ALWAYS_INLINE std::int64_t end_of(std::int64_t begin, std::int64_t n) {
+  return begin + kFloatTerms < n ? begin + kFloatTerms : n;
+}
+
+void widen(const bfloat16* x, float* y, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) y[i] = widen_one(x[i]);
+}
+
+void narrow(const float* x, bfloat16* y, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) y[i].bits = narrow_one(x[i]);
+}
+
+void add(const float* x, float* y, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) y[i] += x[i];
+}
+
+double sum_of_squares(const float* x, std::int64_t n) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return sum;
+}
+
+double dot3(const float* a, const float* b, const float* c, std::int64_t n) {
+  double sum = 0;
+  for (std::int64_t begin = 0; begin < n; begin += kFloatTerms) {
+    const std::int64_t end = end_of(begin, n);
+    float part = 0;
+#pragma omp simd reduction(+ : part)
+    for (std::int64_t i = begin; i < end; ++i) part += a[i] * b[i] * c[i];
+    sum += static_cast<double>(part);
+  }
+  return sum;
+}
+
+void rms_forward(const float* x, const float* w, float s, float* y, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] * s * w[i];
+}
+
+void rms_backward(const float* x, const float* w, const float* dy, const float s_c[2], float* dx, float* dw,
+                  std::int64_t n) {
+  const float s = s_c[0], c = s_c[1];
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float gradient = dy[i] * s, value = x[i];
+    dw[i] += gradient * value;
+    dx[i] = gradient * w[i] - value * c;
+  }
+}
+
+void rotate_halves(float* a, float* b, const float* cos_sin[2], float sign, std::int64_t n) {
+  const float *cos = cos_sin[0], *sin = cos_sin[1];
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float s = sign * sin[i], c = cos[i], left = a[i], right = b[i];
+    a[i] = left * c - right * s;
+    b[i] = right * c + left * s;
+  }
+}
+
+void rotate_interleaved(float* x, const float* cos_sin[2], float sign, std::int64_t n) {
+  const float *cos = cos_sin[0], *sin = cos_sin[1];
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float s = sign * sin[i], c = cos[i], left = x[2 * i], right = x[2 * i + 1];
+    x[2 * i] = left * c - right * s;
+    x[2 * i + 1] = right * c + left * s;
+  }
+}
+
+void swiglu_forward(const float* gate, const float* up, float* y, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) y[i] = gate[i] * sigmoid(gate[i]) * up[i];
+}
+
+void swiglu_backward(const float* gate, const float* up, const float* dy, float* dgate, float* dup,
+                     std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = gate[i], u = up[i], d = dy[i], s = sigmoid(g);
+    dup[i] = d * g * s;
+    dgate[i] = d * u * s * (1.0f + g * (1.0f - s));
+  }
+}
+
+float maximum(const float* x, std::int64_t n) {
+  float most = -__builtin_inff();
+#pragma omp simd reduction(max : most)
+  for (std::int64_t i = 0; i < n; ++i) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+template <bool in_place, class Float>
+RONDO_ALWAYS_INLINE double sum_of_exp(Float* x, float most, std::int64_t n) {
+  double sum = 0;
+  for (std::int64_t begin = 0; begin < n; begin += kFloatTerms) {
+    const std::int64_t end = end_of(begin, n);
+    float part = 0;
+#pragma omp simd reduction(+ : part)
+    for (std::int64_t i = begin; i < end; ++i) {
+      const float e = exp_one(x[i] - most);
+      if constexpr (in_place) x[i] = e;
+      part += e;
+    }
+    sum += static_cast<double>(part);
+  }
+  return sum;
+}
+double sum_exp(const float* x, float most, std::int64_t n) { return sum_of_exp<false>(x, most, n); }
+double exp_in_place(float* x, float most, std::int64_t n) { return sum_of_exp<true>(x, most, n); }
+
+void scale(float* x, float s, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) x[i] *= s;
+}
+
+void adamw(const AdamWRow& step, float* parameters, const float* gradients, float* first, float* second,
+           std::int64_t n) {
+  const AdamWRow k = step;
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = gradients[i] * k.gradient_scale;
+    const float m = k.beta1 * first[i] + k.one_minus_beta1 * g;
+    const float v = k.beta2 * second[i] + k.one_minus_beta2 * g * g;
+    const float root = __builtin_sqrtf(v) * k.inverse_root_correction;
+    first[i] = m;
+    second[i] = v;
+    parameters[i] = parameters[i] * k.keep - k.step_size * m / (root + k.epsilon);
+  }
+}
+
+}  // namespace
+
+const RowKernels& row_kernels();
+const RowKernels& row_kernels() {
+  static constexpr RowKernels kTable = {
+      .widen = widen,
+      .narrow = narrow,
+      .add = add,
+      .sum_of_squares = sum_of_squares,
+      .dot3 = dot3,
+      .rms_forward = rms_forward,
+      .rms_backward = rms_backward,
+      .rotate_halves = rotate_halves,
+      .rotate_interleaved = rotate_interleaved,
+      .swiglu_forward = swiglu_forward,
+      .swiglu_backward = swiglu_backward,
+      .maximum = maximum,
+      .sum_exp = sum_exp,
+      .exp_in_place = exp_in_place,
+      .scale = scale,
+      .adamw = adamw,
+  };
+  return kTable;
+}
+
+}  // namespace rondo::kernels::RONDO_TIER
