@@ -8,6 +8,7 @@
 #include <set>
 
 #include "rondo/core/context.h"
+#include "rondo/kernels/cpu/tier.h"
 #include "tests/support/data.h"
 
 namespace rondo::test {
@@ -63,6 +64,20 @@ class OnnxOps : public ::testing::Test {
   Context context_{ContextOptions{}};
 };
 
+// Every tier that this processor has and that was built.
+std::vector<Isa> usable_tiers() {
+  std::vector<Isa> tiers;
+  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+    if (isa > detected_isa()) continue;
+    try {
+      kernels::tier(isa);
+      tiers.push_back(isa);
+    } catch (const ArgumentError&) {  // left out of the build
+    }
+  }
+  return tiers;
+}
+
 // Every case of our operators: by the kernels where a band expresses it, by the reference always.
 TEST_F(OnnxOps, KernelsOrReferencePassEveryCaseOfOurOperators) {
   std::size_t by_kernels = 0, by_reference = 0, implied_by_kernels = 0, all = 0;
@@ -111,6 +126,18 @@ TEST_F(OnnxOps, SoftmaxAndLossesPassWhereRondoHasThem) {
   }
   fmt::print("{} other cases: reference passed {}, of them kernels {}\n", others, by_reference, by_kernels);
   EXPECT_EQ(refused + by_kernels, others);
+}
+
+TEST_F(OnnxOps, KernelsOfEveryTierPassTheirCases) {
+  for (const Isa isa : usable_tiers()) {
+    ContextOptions options;
+    options.isa = isa, options.threads = 2;
+    Context context(options);
+    for (const OnnxCase& c : cases_) {
+      if (!kOurOperators.contains(c.op) || !kernels_should_take(c)) continue;
+      EXPECT_EQ(difference(c, run_kernels(context.stream, c), kKernelUnits), "") << name_of(isa);
+    }
+  }
 }
 
 TEST_F(OnnxOps, RefusalsNameWhatIsNotTaken) {
