@@ -1,7 +1,9 @@
 #pragma once
 // What users of the library may include. Everything else is Rondo's own and may change without notice.
 
+#include "rondo/attention/ring_attention.h"
 #include "rondo/comm/communicator.h"
+#include "rondo/comm/device_group.h"
 #include "rondo/comm/threads.h"
 #include "rondo/core/arena.h"
 #include "rondo/core/context.h"
@@ -13,5 +15,8 @@
 #include "rondo/core/stream.h"
 #include "rondo/core/tensor.h"
 #include "rondo/core/trace.h"
+#include "rondo/io/atomic_file.h"
+#include "rondo/io/mapped_file.h"
+#include "rondo/io/safetensors.h"
 #include "rondo/kernels/kernels.h"
 #include "rondo/schedule/schedule.h"
