@@ -21,7 +21,7 @@ struct Band {
 /// range within its sequence (document); index n stands at position + n * stride. Only dropout reads them.
 struct Tile {
   Range q, k;
-  Band band;
+  Band band{};
   std::int64_t q_position = 0, k_position = 0;
   std::int64_t stride = 1;
   std::int64_t sequence = 0;

@@ -29,7 +29,7 @@ struct Dropout {
 struct AttentionParams {
   float scale = 1;
   float softcap = 0;
-  Dropout dropout;
+  Dropout dropout{};
 };
 
 /// The running result of attention over the keys seen so far, float32, in the kernels' own form; holds T queries of H

@@ -1,0 +1,95 @@
+#pragma once
+// What baseline code and the tiers say to each other: plain structs and function pointers, no library types
+// (cpu/tier.h). Legend: see kernels.h. Elements are float32 or bfloat16 (is_bf16); strides count elements.
+
+#include <cstdint>
+
+namespace rondo::kernels {
+
+/// Queries that are computed together, one per vector lane; states are cut into tiles of this many tokens.
+inline constexpr std::int64_t kQueryTile = 64;
+/// Keys whose scores are held at a time.
+inline constexpr std::int64_t kKeyBlock = 64;
+
+/// One head of a tensor.
+struct HeadView {
+  const void* data;
+  std::int64_t token_stride;
+  std::int64_t dim;
+  bool is_bf16;
+};
+
+/// rondo::Tile without its library types; lo and hi lie within ±Band::unbounded.
+struct TileBox {
+  std::int64_t q_begin, q_end, k_begin, k_end;
+  std::int64_t lo, hi;
+  std::int64_t q_position, k_position, stride;
+  std::uint32_t sequence;
+};
+
+/// Dropout of one call; `threshold` = ceil(p * 2^32): a generator word below it drops. 0 switches it off.
+struct DropoutRule {
+  std::uint32_t threshold;
+  std::uint32_t key0, key1;
+  float keep_scale;  ///< 1 / (1 - p)
+};
+
+/// What one call says about scores, for every head.
+struct ScoreRule {
+  const TileBox* tiles;
+  std::int64_t tile_count;
+  float scale, softcap;
+  DropoutRule dropout;
+};
+
+/// Forward of the queries [q_begin, q_end) of one head; q_begin is a multiple of kQueryTile.
+struct ForwardTask {
+  HeadView q, k, v;
+  const ScoreRule* rule;
+  std::uint32_t head;
+  std::int64_t q_begin, q_end;
+  float* state;  ///< of the head's query tile q_begin / kQueryTile; the following tiles lie behind it
+  float* scratch;
+};
+
+/// Backward of one key/value head and all query heads that read it. Gradients are added to.
+struct BackwardTask {
+  HeadView q, k, v, dout;  ///< q and dout: of the first query head
+  std::int64_t q_head_stride, dout_head_stride;
+  const ScoreRule* rule;
+  std::uint32_t first_head;
+  std::int64_t group, q_tokens;    ///< query heads; T
+  const float *lse_HT, *delta_HT;  ///< of the first query head
+  float *dq, *dk, *dv;
+  std::int64_t dq_token_stride, dq_head_stride, dk_token_stride, dv_token_stride;
+  float* scratch;
+};
+
+/// float32 elements of scratch that a task needs, for `queries` queries at a time.
+using ScratchElements = std::int64_t (*)(std::int64_t qk_dim, std::int64_t v_dim, std::int64_t queries);
+
+/// The functions of one instruction-set tier.
+struct Tier {
+  const char* name;  ///< as rondo::name_of(Isa)
+  int lanes;         ///< float32 lanes of its vectors
+  ScratchElements attention_forward_scratch;
+  void (*attention_forward)(const ForwardTask&);
+  ScratchElements attention_backward_scratch;
+  void (*attention_backward)(const BackwardTask&);
+  /// words[n] = dropout_bits(key, sequence, head, q_positions[n], k_position) for n < kQueryTile
+  /// (core/random.h).
+  void (*dropout_words)(const DropoutRule& rule, std::uint32_t sequence, std::uint32_t head,
+                        const std::uint32_t* q_positions, std::uint32_t k_position, std::uint32_t* words);
+  /// In place on kQueryTile numbers: 2^x, tanh x (for tests of their accuracy).
+  void (*exp2)(float* x);
+  void (*tanh)(float* x);
+};
+
+/// Queries of one forward task.
+inline constexpr std::int64_t kForwardQueries = 4 * kQueryTile;
+/// Queries whose packed forms a backward task holds at a time, and keys kept in the second-level cache beside
+/// them.
+inline constexpr std::int64_t kBackwardQueries = 16 * kQueryTile;
+inline constexpr std::int64_t kBackwardKeys = 256;
+
+}  // namespace rondo::kernels
