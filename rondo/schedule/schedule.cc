@@ -81,13 +81,37 @@ class PieceIndex {
   std::vector<Placed> placed_;
 };
 
-Needs find_needs(const std::vector<std::vector<Piece>>& pieces, const Documents& documents,
-                 const Differences& allowed) {
-  Needs needs(static_cast<int>(pieces.size()));
+/// On striped shards documents alike in begin (mod P) and length need the same blocks, and of a long one the
+/// first 2P tokens tell all: a visible pair moves to the first k of its residue and the nearest q of its own.
+/// Skips what was seen.
+class StripedDocuments {
+ public:
+  explicit StripedDocuments(std::int64_t stride)
+      : stride_(stride), seen_(static_cast<std::size_t>(stride * (2 * stride + 1))) {}
+
+  /// The part of the document that has to be looked at.
+  Range next(Range tokens) {
+    const std::int64_t size = std::min(tokens.size(), 2 * stride_);
+    const auto kind = static_cast<std::size_t>(tokens.begin % stride_ * (2 * stride_ + 1) + size);
+    if (seen_[kind]) return {};
+    seen_[kind] = true;
+    return {tokens.begin, tokens.begin + size};
+  }
+
+ private:
+  std::int64_t stride_;
+  std::vector<bool> seen_;
+};
+
+Needs find_needs(const SequencePlan& plan, const std::vector<std::vector<Piece>>& pieces,
+                 const Documents& documents, const Differences& allowed) {
+  Needs needs(plan.devices);
   const PieceIndex index(pieces);
+  const bool striped = plan.layout == Layout::striped;
+  StripedDocuments kinds(striped ? plan.devices : 0);
   std::vector<DeviceSegment> found;
   for (std::int64_t n = 0; n < documents.count() && !needs.all_set(); ++n) {
-    index.segments(n, documents[n], found);
+    index.segments(n, striped ? kinds.next(documents[n]) : documents[n], found);
     for (const DeviceSegment& q : found)
       for (const DeviceSegment& k : found)
         if (!needs.has(q.device, k.device) && any_pair(q.segment, k.segment, allowed))
@@ -112,8 +136,8 @@ Schedule::Reach find_reach(const Needs& needs, int devices, int owner) {
 
 /// Device `hops` steps from `device` against the direction: whose block is there after so many hops.
 int source(const Schedule& schedule, Direction direction, int hops) {
-  const int signed_hops = direction == Direction::down ? hops : -hops;
-  return (schedule.device - signed_hops + schedule.devices) % schedule.devices;
+  const int back = direction == Direction::down ? schedule.devices - hops : hops;
+  return (schedule.device + back) % schedule.devices;
 }
 
 /// The block that makes hop `hop` from (sent) or to (received) this device, or -1.
@@ -179,7 +203,7 @@ Schedule make_schedule(const SequencePlan& plan, const Mask& mask, int device) {
   const Documents documents(plan);
   const Mask effective = effective_mask(mask, documents.longest());
   const Differences allowed = near_differences(effective);
-  const Needs needs = find_needs(pieces, documents, allowed);
+  const Needs needs = find_needs(plan, pieces, documents, allowed);
   const ShardSegments own = shard_segments(pieces[static_cast<std::size_t>(device)], documents);
 
   Schedule schedule{

@@ -43,8 +43,8 @@ struct SequencePlan {
   std::vector<double> weights = {};
 };
 
-/// Pieces of a device's shard in local order. Equal shares of contiguous and striped shards differ by at most
-/// one token.
+/// Pieces of a device's shard in local order, none empty; zigzag halves that touch (the last device's) are
+/// one piece. Equal shares differ by at most one token.
 std::vector<Piece> make_pieces(const SequencePlan& plan, int device);
 std::int64_t shard_tokens(const SequencePlan& plan, int device);
 /// Global index of each local token, and its position within its document.
@@ -54,7 +54,7 @@ struct TokenPlace {
 std::vector<TokenPlace> shard_places(const SequencePlan& plan, int device);
 
 /// The block of keys and values that a step attends to: a device's shard, or the gathered first-k tokens of
-/// all documents.
+/// all documents that are longer than the window.
 struct BlockId {
   static constexpr int global_tokens = -1;
   int owner = 0;
@@ -82,8 +82,9 @@ struct Hop {
   int receive_block = -1;  ///< owner of the block received; -1: nothing
 };
 
-/// What one device does for one attention, in order. Forward: step 0 is its own block, then for each distance
-/// the arrivals down and up. The hop that brings step n+1's block runs while step n computes.
+/// What one device does for one attention, in order. Forward: step 0 is its own block, step 1 the global
+/// block if there is one (on all devices or none), then for each distance the arrivals down and up. The hop
+/// that brings step n+1's block runs while step n computes.
 struct Schedule {
   int device = 0, devices = 1;
   std::vector<Piece> pieces = {};

@@ -30,7 +30,7 @@ class Pairs : public testing::TestWithParam<std::tuple<Layout, int>> {};
 
 TEST_P(Pairs, AreComputedOnce) {
   const auto [layout, devices] = GetParam();
-  for (const std::int64_t tokens : {0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 17, 18, 24, 31, 36, 37, 40})
+  for (const std::int64_t tokens : {0, 1, 2, 3, 5, 7, 8, 13, 18, 24, 31, 40})
     for (const auto& starts : documents(tokens))
       for (const Mask& mask : masks()) {
         const SequencePlan plan{
