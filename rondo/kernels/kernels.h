@@ -56,6 +56,11 @@ struct AttentionForward {
 /// Adds the keys of `tiles` to the state. D and E are 4...256 and may differ.
 void attention_forward(Stream& stream, const AttentionForward& args);
 
+/// out_THE = the merge of finished results over disjoint keys: parts_NTHE (float32, part after part) and lse_NHT are what
+/// attention_state_finish gave for each of `parts` parts; weights are exp(lse - max), summed in the order of the parts.
+void attention_merge_finished(Stream& stream, std::int64_t parts, const float* parts_NTHE, const float* lse_NHT,
+                              const Tensor& out_THE);
+
 /// delta_HT[h][t] = sum over E of dout * out, both as stored.
 void attention_delta(Stream& stream, const ConstTensor& dout_THE, const ConstTensor& out_THE, float* delta_HT);
 

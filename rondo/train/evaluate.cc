@@ -1,0 +1,96 @@
+#include "rondo/train/evaluate.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace rondo {
+
+namespace {
+
+std::int64_t stride_of(const EvaluationOptions& options) {
+  return options.stride > 0 ? options.stride : options.context;
+}
+
+/// Adds up losses by position: bucket b holds positions [2^b, 2^(b+1)); a token's own position is the number
+/// of tokens before it in its window.
+class Tally {
+ public:
+  void add(std::int64_t position, float nats) {
+    const auto bucket = static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(position)) - 1);
+    sums_[2 * bucket] += nats;
+    sums_[2 * bucket + 1] += 1;
+  }
+  Evaluation finish(Communicator& communicator) {
+    communicator.all_reduce_sum(std::span<double>(sums_));
+    Evaluation result;
+    for (std::size_t bucket = 0; bucket < sums_.size() / 2; ++bucket) {
+      const auto tokens = static_cast<std::int64_t>(sums_[2 * bucket + 1]);
+      if (tokens == 0) continue;
+      result.by_position.push_back(
+          {std::int64_t{1} << bucket, std::int64_t{2} << bucket, tokens, sums_[2 * bucket]});
+      result.nats += sums_[2 * bucket];
+      result.tokens += tokens;
+    }
+    return result;
+  }
+
+ private:
+  std::vector<double> sums_ = std::vector<double>(2 * 48);
+};
+
+}  // namespace
+
+std::int64_t evaluation_windows(std::int64_t tokens, const EvaluationOptions& options) {
+  if (tokens < 2) return 0;
+  const std::int64_t stride = stride_of(options);
+  // Window w scores the tokens (after the first) up to w * stride + context; the last one ends with the text.
+  const std::int64_t beyond = std::max<std::int64_t>(0, tokens - 1 - options.context);
+  const std::int64_t windows = 1 + (beyond + stride - 1) / stride;
+  return options.most_windows > 0 ? std::min(windows, options.most_windows) : windows;
+}
+
+Evaluation evaluate(Communicator& communicator, Transformer& model, const void* weights,
+                    const TokenSource& source, const EvaluationOptions& options,
+                    const std::function<bool(std::int64_t, std::int64_t)>& progress) {
+  constexpr const char* op = "evaluate";
+  check_argument(source.tokens >= 2, op, "expected a text of at least 2 tokens, got {}", source.tokens);
+  check_argument(options.context >= 1, op, "expected a context of at least 1 token, got {}", options.context);
+  const std::int64_t stride = stride_of(options);
+  check_argument(stride <= options.context, op, "expected a stride up to the context of {}, got {}",
+                 options.context, stride);
+  const std::int64_t windows = evaluation_windows(source.tokens, options);
+  Tally tally;
+  std::vector<std::int32_t> window, ids, labels;
+  std::vector<float> losses;
+  std::int64_t prepared = -1, scored_until = 1, done = 0;
+  while (done < windows) {
+    const std::int64_t first = done * stride;
+    // Inputs are all but the last token read, labels all but the first.
+    const std::int64_t length = std::min(options.context, source.tokens - 1 - first);
+    if (length != prepared)
+      model.prepare({.tokens = length, .devices = communicator.devices(), .layout = options.layout}, false);
+    prepared = length;
+    window.resize(static_cast<std::size_t>(length) + 1);
+    source.read(first, window);
+    ids.clear();
+    labels.clear();
+    for (const TokenPlace& place : model.places()) {
+      const auto at = static_cast<std::size_t>(place.global);
+      ids.push_back(window[at]);
+      const bool scored = first + place.global + 1 >= scored_until && window[at + 1] < source.first_special;
+      labels.push_back(scored ? window[at + 1] : kernels::kIgnoreLabel);
+    }
+    losses.resize(ids.size());
+    model.losses(weights, ids, labels, losses);
+    for (std::size_t n = 0; n < labels.size(); ++n)
+      if (labels[n] != kernels::kIgnoreLabel) tally.add(model.places()[n].global + 1, losses[n]);
+    scored_until = first + length + 1;
+    ++done;
+    if (progress && !progress(done, windows)) break;
+  }
+  Evaluation result = tally.finish(communicator);
+  result.windows = done;
+  return result;
+}
+
+}  // namespace rondo

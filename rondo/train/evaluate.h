@@ -1,0 +1,54 @@
+#pragma once
+// Likelihood of a text by a sliding window: each window is one sequence over the ring, and only tokens that
+// no window before it has scored are scored.
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "rondo/comm/communicator.h"
+#include "rondo/model/transformer.h"
+
+namespace rondo {
+
+/// A text as tokens. Labels that are not text (a <bos> between documents) count nothing.
+struct TokenSource {
+  std::int64_t tokens = 0;
+  /// ids[n] = token first + n.
+  std::function<void(std::int64_t first, std::span<std::int32_t> ids)> read;
+  /// Ids at or above this are no text; default: all are.
+  std::int32_t first_special = INT32_MAX;
+};
+
+struct EvaluationOptions {
+  std::int64_t context = 16384;   ///< tokens of a window
+  std::int64_t stride = 0;        ///< tokens by which windows advance, 1 ... context; 0: context
+  std::int64_t most_windows = 0;  ///< 0: all
+  Layout layout = Layout::zigzag;
+};
+
+/// Losses of the tokens that stood at positions [begin, end) of their window: how many tokens they could look
+/// back on.
+struct PositionBucket {
+  std::int64_t begin = 0, end = 0, tokens = 0;
+  double nats = 0;
+};
+
+struct Evaluation {
+  double nats = 0;
+  std::int64_t tokens = 0;  ///< scored
+  std::int64_t windows = 0;
+  std::vector<PositionBucket> by_position;  ///< doubling: [1, 2), [2, 4), ...; without empty ones
+};
+
+/// Collective; same result on every device. `progress(done, all)` is called on every device after each window
+/// and returns false to stop early (all devices must agree).
+Evaluation evaluate(Communicator& communicator, Transformer& model, const void* weights,
+                    const TokenSource& source, const EvaluationOptions& options,
+                    const std::function<bool(std::int64_t done, std::int64_t all)>& progress = {});
+
+/// Windows that evaluate() will run.
+std::int64_t evaluation_windows(std::int64_t tokens, const EvaluationOptions& options);
+
+}  // namespace rondo

@@ -1,0 +1,29 @@
+#pragma once
+// What decides the course of a training run, and nothing else: two runs of one recipe on one ring give equal
+// bits, whatever their threads, --remat and --exchange. It is saved with every checkpoint.
+
+#include <cstdint>
+#include <string>
+
+#include "rondo/core/dtype.h"
+#include "rondo/train/learning_rate.h"
+#include "rondo/train/optimizer.h"
+
+namespace rondo {
+
+struct TrainingRecipe {
+  std::int64_t context = 16384;         ///< tokens of a sequence
+  std::int64_t sequences_per_step = 1;  ///< gradients of so many sequences make one optimizer step
+  std::uint64_t seed = 1;               ///< of initialisation, order and dropout
+  bool separate_documents = false;      ///< attention does not cross files, positions restart in each
+  double held_out = 0.05;               ///< share of the text kept for evaluation, where none is given
+  DType dtype = DType::f32;             ///< of activations; master weights are float32
+  LearningRate learning_rate;
+  OptimizerOptions optimizer;
+};
+
+/// As a JSON object, and back; reading refuses unknown and missing keys by name.
+std::string to_json(const TrainingRecipe& recipe);
+TrainingRecipe parse_recipe(const std::string& json);
+
+}  // namespace rondo

@@ -1,0 +1,113 @@
+#include <algorithm>
+#include <array>
+
+#include "rondo/train/trainer.h"
+
+namespace rondo {
+
+namespace {
+
+/// One device's loop; device 0 also talks to the observer and writes checkpoints.
+class RunLoop {
+ public:
+  RunLoop(const TrainingRun& run, const TrainingObserver& observer, Context& context,
+          Communicator& communicator, TrainingResult& result)
+      : run_(run),
+        observer_(observer),
+        communicator_(communicator),
+        result_(result),
+        leads_(context.device == 0),
+        trainer_(context, communicator, run.config, run.recipe, run.execution, *run.corpus) {}
+
+  void operator()() {
+    start();
+    const std::int64_t last = run_.last_step > 0 ? run_.last_step : run_.recipe.learning_rate.total_steps;
+    std::int64_t saved = run_.resume_from ? trainer_.steps_done() : -1, evaluated = -1;
+    bool stopped = stop_asked();
+    while (trainer_.steps_done() < last && !stopped) {
+      const StepReport report = trainer_.step();
+      if (leads_ && observer_.on_step) observer_.on_step(report);
+      stopped = stop_asked();
+      const std::int64_t step = report.step;
+      if (stopped || step == last) break;
+      if (run_.evaluate_every > 0 && step % run_.evaluate_every == 0) evaluate(), evaluated = step;
+      if (run_.checkpoint_every > 0 && step % run_.checkpoint_every == 0) save(), saved = step;
+    }
+    // After Ctrl-C the save comes first and nothing long follows it.
+    if (saved != trainer_.steps_done()) save();
+    if (!stopped && evaluated != trainer_.steps_done()) evaluate();
+    const std::vector<DeviceMemory> memory = trainer_.memory();
+    if (!leads_) return;
+    result_.steps_done = trainer_.steps_done();
+    result_.stopped = stopped;
+    result_.memory = memory;
+  }
+
+ private:
+  void start() {
+    if (run_.resume_from) {
+      trainer_.resume(*run_.resume_from, read_training_state(*run_.resume_from).step);
+    } else if (run_.start_from) {
+      trainer_.start_from(*run_.start_from);
+    } else {
+      trainer_.initialise();
+    }
+  }
+
+  /// Device 0's view of the flag, so that all devices stop at the same step.
+  bool stop_asked() {
+    std::array<std::byte, 1> flag{std::byte{run_.stop != nullptr && run_.stop->load()}};
+    communicator_.broadcast(0, flag);
+    return flag[0] != std::byte{0};
+  }
+
+  void evaluate() {
+    if (run_.held_out == nullptr) return;
+    const Evaluation evaluation = trainer_.evaluate(
+        *run_.held_out, {.context = std::min(run_.recipe.context, run_.held_out->tokens() - 1),
+                         .most_windows = run_.evaluation_windows,
+                         .layout = run_.execution.layout});
+    if (!leads_) return;
+    result_.evaluation = evaluation;
+    if (observer_.on_evaluation) observer_.on_evaluation(trainer_.steps_done(), evaluation);
+  }
+
+  void save() {
+    if (run_.out.empty()) return;
+    if (leads_) {
+      const TrainingState state{trainer_.steps_done(), run_.corpus->fingerprint(), run_.data_paths,
+                                run_.held_out_paths, run_.recipe};
+      result_.checkpoint =
+          save_checkpoint(run_.out, run_.config, trainer_.table(), state, trainer_.tensors(), run_.keep);
+      if (observer_.on_checkpoint) observer_.on_checkpoint(result_.checkpoint);
+    }
+    communicator_.barrier();
+  }
+
+  const TrainingRun& run_;
+  const TrainingObserver& observer_;
+  Communicator& communicator_;
+  TrainingResult& result_;
+  bool leads_;
+  Trainer trainer_;
+};
+
+}  // namespace
+
+TrainingResult run_training(const TrainingRun& run, const TrainingObserver& observer) {
+  RONDO_ASSERT(run.corpus != nullptr);
+  if (run.resume_from) {
+    const TrainingState state = read_training_state(*run.resume_from);
+    check_argument(
+        state.data_fingerprint == run.corpus->fingerprint(), "train",
+        "expected the text that the checkpoint {} was trained on (names and sizes), got another one",
+        run.resume_from->string());
+  }
+  TrainingResult result;
+  run_ring(run.execution.ring, [&](Context& context, Communicator& communicator) {
+    RunLoop(run, observer, context, communicator, result)();
+  });
+  return result;
+}
+
+}  // namespace rondo

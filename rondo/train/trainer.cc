@@ -1,0 +1,152 @@
+#include "rondo/train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "rondo/model/hf_folder.h"
+#include "rondo/text/byte_tokenizer.h"
+
+namespace rondo {
+
+namespace {
+
+/// Sequences of a stream: each needs its successor token as the last label.
+std::int64_t sequences_in(const Corpus& corpus, std::int64_t context) {
+  check_argument(
+      corpus.tokens() > context, "train",
+      "expected a text longer than the context of {} tokens, got {} tokens; use a smaller --ctx-size",
+      context, corpus.tokens());
+  return (corpus.tokens() - 1) / context;
+}
+
+TransformerOptions transformer_options(const TrainingRecipe& recipe, const ExecutionOptions& execution) {
+  return {.dtype = recipe.dtype,
+          .remat = execution.remat,
+          .exchange = execution.exchange,
+          .block_tokens = execution.block_tokens};
+}
+
+}  // namespace
+
+TokenSource token_source(const Corpus& corpus) {
+  return {.tokens = corpus.tokens(),
+          .read = [&corpus](std::int64_t first, std::span<std::int32_t> ids) { corpus.read(first, ids); },
+          .first_special = ByteTokenizer::kBos};
+}
+
+Trainer::Trainer(Context& context, Communicator& communicator, const ModelConfig& config,
+                 const TrainingRecipe& recipe, const ExecutionOptions& execution, const Corpus& corpus)
+    : context_(&context),
+      communicator_(&communicator),
+      config_(&config),
+      recipe_(recipe),
+      execution_(execution),
+      corpus_(&corpus),
+      table_(config),
+      flops_(model_flops(config)),
+      optimizer_(context, table_, recipe.dtype, recipe.optimizer),
+      model_(context, communicator, config, table_, transformer_options(recipe, execution)),
+      order_(sequences_in(corpus, recipe.context), recipe.seed) {
+  check_argument(recipe.sequences_per_step >= 1, "train", "expected at least 1 sequence a step, got {}",
+                 recipe.sequences_per_step);
+}
+
+void Trainer::initialise() {
+  rondo::initialise(table_, *config_, recipe_.seed, optimizer_.parameters());
+  optimizer_.parameters_changed();
+  step_ = 0;
+}
+
+void Trainer::start_from(const std::filesystem::path& folder) {
+  load_model_folder(folder).fill(optimizer_.parameters());
+  optimizer_.parameters_changed();
+  step_ = 0;
+}
+
+void Trainer::resume(const std::filesystem::path& checkpoint, std::int64_t step) {
+  load_training_tensors(checkpoint, table_, tensors());
+  optimizer_.parameters_changed();
+  step_ = step;
+}
+
+double Trainer::run_sequence(std::int64_t sequence, float gradient_scale, std::int64_t micro_step) {
+  const std::int64_t context = recipe_.context, first = sequence * context;
+  SequencePlan plan{.tokens = context,
+                    .devices = communicator_->devices(),
+                    .layout = execution_.layout,
+                    .document_starts = {},
+                    .weights = {}};
+  if (recipe_.separate_documents) plan.document_starts = corpus_->document_starts(first, context);
+  model_.prepare(plan, true);
+  std::vector<std::int32_t> stream(static_cast<std::size_t>(context) + 1), ids, labels;
+  corpus_->read(first, stream);
+  for (const TokenPlace& place : model_.places()) {
+    ids.push_back(stream[static_cast<std::size_t>(place.global)]);
+    labels.push_back(stream[static_cast<std::size_t>(place.global) + 1]);
+  }
+  pairs_ += static_cast<double>(count_pairs(model_.ring().schedule()));
+  return model_.forward_backward(
+      {.weights = optimizer_.compute_weights(),
+       .gradients = optimizer_.gradients().data(),
+       .ids = ids,
+       .labels = labels,
+       .gradient_scale = gradient_scale,
+       .dropout_seed = mix64(recipe_.seed ^ mix64(static_cast<std::uint64_t>(micro_step))),
+       .optimizer_step = static_cast<std::uint64_t>(step_)});
+}
+
+StepReport Trainer::step() {
+  const auto begin = std::chrono::steady_clock::now();
+  const std::int64_t micro_steps = recipe_.sequences_per_step, tokens = micro_steps * recipe_.context;
+  optimizer_.clear_gradients();
+  pairs_ = 0;
+  double loss = 0;
+  for (std::int64_t micro = 0; micro < micro_steps; ++micro)
+    loss += run_sequence(order_.at(step_ * micro_steps + micro), 1.0f / static_cast<float>(tokens), micro);
+
+  StepReport report{.step = step_ + 1, .tokens = tokens};
+  report.learning_rate = recipe_.learning_rate.at(report.step);
+  report.gradient_norm = optimizer_.step(*communicator_, report.step, report.learning_rate).gradient_norm;
+  step_ = report.step;
+
+  // Loss, pairs and each device's memory travel in one sum.
+  const auto devices = static_cast<std::size_t>(communicator_->devices());
+  std::vector<double> sums(2 + devices);
+  sums[0] = loss;
+  sums[1] = pairs_;
+  sums[2 + static_cast<std::size_t>(context_->device)] = static_cast<double>(context_->ledger.peak_total());
+  communicator_->all_reduce_sum(std::span<double>(sums));
+  report.loss = sums[0] / static_cast<double>(tokens);
+  report.flops = flops_.training(static_cast<double>(tokens), sums[1]);
+  for (std::size_t device = 0; device < devices; ++device)
+    report.memory.push_back(static_cast<std::int64_t>(sums[2 + device]));
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return report;
+}
+
+Evaluation Trainer::evaluate(const Corpus& held_out, const EvaluationOptions& options) {
+  return rondo::evaluate(*communicator_, model_, optimizer_.compute_weights(), token_source(held_out),
+                         options);
+}
+
+std::vector<DeviceMemory> Trainer::memory() {
+  constexpr auto entries = static_cast<std::size_t>(Entry::count);
+  const auto devices = static_cast<std::size_t>(communicator_->devices());
+  std::vector<double> peaks(entries * devices);
+  for (std::size_t e = 0; e < entries; ++e)
+    peaks[static_cast<std::size_t>(context_->device) * entries + e] =
+        static_cast<double>(context_->ledger.peak(static_cast<Entry>(e)));
+  communicator_->all_reduce_sum(std::span<double>(peaks));
+  std::vector<DeviceMemory> all;
+  for (std::size_t device = 0; device < devices; ++device) {
+    DeviceMemory memory{.device = static_cast<int>(device), .entries = {}};
+    for (std::size_t e = 0; e < entries; ++e) {
+      const auto bytes = static_cast<std::int64_t>(peaks[device * entries + e]);
+      if (bytes > 0) memory.entries.emplace_back(static_cast<Entry>(e), bytes);
+    }
+    all.push_back(std::move(memory));
+  }
+  return all;
+}
+
+}  // namespace rondo

@@ -1,0 +1,126 @@
+#pragma once
+// Training over a ring: one device's part (Trainer) and the whole run (run_training).
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "rondo/comm/device_group.h"
+#include "rondo/model/transformer.h"
+#include "rondo/train/checkpoint.h"
+#include "rondo/train/corpus.h"
+#include "rondo/train/evaluate.h"
+#include "rondo/train/recipe.h"
+#include "rondo/train/report.h"
+
+namespace rondo {
+
+/// How a recipe is carried out; changes speed and memory, not what is computed (but for rounding with another
+/// number of devices or another layout).
+struct ExecutionOptions {
+  RingOptions ring;
+  Layout layout = Layout::zigzag;
+  Remat remat = Remat::attention;
+  Exchange exchange = Exchange::copy;
+  std::int64_t block_tokens = 512;
+};
+
+/// What a step did; the same numbers on every device.
+struct StepReport {
+  std::int64_t step = 0, tokens = 0;
+  double loss = 0;  ///< nats per scored token
+  double learning_rate = 0, gradient_norm = 0;
+  double seconds = 0;
+  double flops = 0;                  ///< useful floating-point operations, all devices
+  std::vector<std::int64_t> memory;  ///< peak of each device's ledger in bytes
+};
+
+/// One device's part of a training run. All devices make the same calls.
+class Trainer {
+ public:
+  Trainer(Context& context, Communicator& communicator, const ModelConfig& config,
+          const TrainingRecipe& recipe, const ExecutionOptions& execution, const Corpus& corpus);
+
+  /// New parameters from the recipe's seed, step 0.
+  void initialise();
+  /// Parameters of a model folder, step 0.
+  void start_from(const std::filesystem::path& folder);
+  /// A checkpoint's parameters, optimizer and step.
+  void resume(const std::filesystem::path& checkpoint, std::int64_t step);
+
+  StepReport step();
+  std::int64_t steps_done() const { return step_; }
+  Evaluation evaluate(const Corpus& held_out, const EvaluationOptions& options);
+
+  Optimizer& optimizer() { return optimizer_; }
+  const ParameterTable& table() const { return table_; }
+  TrainingTensors tensors() const {
+    return {optimizer_.parameters(), optimizer_.first_moment(), optimizer_.second_moment()};
+  }
+  /// Every device's ledger, by entry: collective.
+  std::vector<DeviceMemory> memory();
+
+ private:
+  /// Runs one sequence forward and backward; returns this device's loss in nats.
+  double run_sequence(std::int64_t sequence, float gradient_scale, std::int64_t micro_step);
+
+  Context* context_;
+  Communicator* communicator_;
+  const ModelConfig* config_;
+  TrainingRecipe recipe_;
+  ExecutionOptions execution_;
+  const Corpus* corpus_;
+  ParameterTable table_;
+  ModelFlops flops_;
+  Optimizer optimizer_;
+  Transformer model_;
+  SequenceOrder order_;
+  std::int64_t step_ = 0;
+  double pairs_ = 0;  // visible query-key pairs of the step, this device
+};
+
+/// A whole run.
+struct TrainingRun {
+  ModelConfig config;
+  TrainingRecipe recipe;
+  ExecutionOptions execution;
+  const Corpus* corpus = nullptr;
+  const Corpus* held_out = nullptr;  ///< null: no evaluation
+  std::optional<std::filesystem::path> start_from, resume_from;
+  std::filesystem::path out;                            ///< where checkpoints go; empty: nowhere
+  std::vector<std::string> data_paths, held_out_paths;  ///< recorded in checkpoints
+  std::int64_t last_step = 0;  ///< stop after this step; 0: recipe.learning_rate.total_steps
+  std::int64_t evaluate_every = 0, checkpoint_every = 0;  ///< steps; 0: at the end alone
+  std::int64_t evaluation_windows = 4;
+  int keep = 2;  ///< checkpoints
+  /// Set from anywhere (a signal handler) to save and stop after the step at work.
+  const std::atomic<bool>* stop = nullptr;
+};
+
+/// Called on device 0's thread, one at a time. Empty functions are left out.
+struct TrainingObserver {
+  std::function<void(const StepReport&)> on_step;
+  std::function<void(std::int64_t step, const Evaluation&)> on_evaluation;
+  std::function<void(const std::filesystem::path&)> on_checkpoint;
+};
+
+struct TrainingResult {
+  std::int64_t steps_done = 0;
+  bool stopped = false;  ///< by TrainingRun::stop
+  std::vector<DeviceMemory> memory;
+  std::optional<Evaluation> evaluation;  ///< the last one
+  std::filesystem::path checkpoint;      ///< the last one written
+};
+
+/// Runs to the last step (or the stop), evaluating and saving on the way and at the end.
+TrainingResult run_training(const TrainingRun& run, const TrainingObserver& observer);
+
+/// The corpus' tokens as evaluate() takes them.
+TokenSource token_source(const Corpus& corpus);
+
+}  // namespace rondo
