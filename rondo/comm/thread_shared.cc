@@ -104,21 +104,39 @@ MessagePtr ThreadShared::post(const Message& half) {
   return message;
 }
 
-void ThreadShared::transfer(Lock& lock, Message& message) {
-  message.busy = true;
+void ThreadShared::transfer(Lock& lock, const MessagePtr& message) {
+  message->busy = true;
+  start_reading(message);
   lock.unlock();
-  move_data(message);
+  move_data(*message);
   lock.lock();
-  message.busy = false;
-  message.done = true;
-  at(message.from).wake.notify_all();
+  message->busy = false;
+  stop_reading(*message);
 }
 
-void ThreadShared::release_view(int device, const MessagePtr& message) {
-  message->held = false;
-  message->done = true;
-  std::erase(at(device).views, message);
-  at(message->from).wake.notify_all();
+void ThreadShared::release_view(Message& message) {
+  message.held = false;
+  stop_reading(message);
+}
+
+void ThreadShared::stop_reading(Message& message) {
+  message.done = true;
+  std::erase_if(active, [&](const MessagePtr& other) { return other.get() == &message; });
+  at(message.from).wake.notify_all();
+  if (failed_device >= 0) wake_all();  // the owner of the memory may be another than the sender
+}
+
+bool ThreadShared::is_read(const ConstTensor& memory) const {
+  const auto first = [](const ConstTensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data); };
+  const auto last = [&](const ConstTensor& tensor) {
+    return first(tensor) + static_cast<std::uintptr_t>(tensor.bytes());
+  };
+  for (const MessagePtr& message : active) {
+    const ConstTensor& other = message->source;
+    const bool overlaps = first(other) < last(memory) && first(memory) < last(other);
+    if (overlaps && (message->busy || !devices[static_cast<std::size_t>(message->to)].quiet)) return true;
+  }
+  return false;
 }
 
 void ThreadShared::abandon(Lock& lock, const MessagePtr& message, bool sender) {
@@ -130,8 +148,9 @@ void ThreadShared::abandon(Lock& lock, const MessagePtr& message, bool sender) {
   if (!sender) return;
   // This device computes no longer, so it reads no views: without this, two devices that unwind while each
   // holds a view of the other would wait for each other.
-  while (!at(own).views.empty()) release_view(own, MessagePtr(at(own).views.back()));
-  at(own).wake.wait(lock, [&] { return !message->busy && !message->held; });
+  at(own).quiet = true;
+  wake_all();
+  at(own).wake.wait(lock, [&] { return !is_read(message->source); });
 }
 
 }  // namespace rondo

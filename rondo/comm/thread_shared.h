@@ -57,7 +57,7 @@ struct ThreadShared {
   struct Device {
     std::condition_variable wake;
     std::set<PeerTag> sends, receives;  ///< posted, not yet waited for
-    std::vector<MessagePtr> views;      ///< handed to this device, not yet released
+    bool quiet = false;                 ///< unwinds, so it reads no views any more
     bool ended = false;
     bool arrived = false;  ///< at the barrier
     bool reading = false;  ///< other devices' memory, between two barriers of a collective
@@ -87,8 +87,13 @@ struct ThreadShared {
   /// Enters one end of a message and pairs it with the other if that is there.
   MessagePtr post(const Message& half);
   /// Copies or adds with the mutex released.
-  void transfer(Lock& lock, Message& message);
-  void release_view(int device, const MessagePtr& message);
+  void transfer(Lock& lock, const MessagePtr& message);
+  /// Ends the reading of a view by its receiver.
+  void release_view(Message& message);
+  void start_reading(const MessagePtr& message) { active.push_back(message); }
+  void stop_reading(Message& message);
+  /// Whether anybody reads the memory, be it through a view that another device passed on.
+  bool is_read(const ConstTensor& memory) const;
   /// The end `sender` of the message was destroyed without being waited for. Blocks while its memory is read.
   void abandon(Lock& lock, const MessagePtr& message, bool sender);
 
@@ -116,6 +121,7 @@ struct ThreadShared {
   bool failure_provisional = false;  ///< the device's own words are still to come
   std::string failure;
   std::map<std::pair<int, PeerTag>, MessagePtr> unmatched;  ///< key: sender, then receiver and tag
+  std::vector<MessagePtr> active;                           ///< being copied, or held as a view
   int arrived = 0;
   std::int64_t generation = 0;  ///< barriers completed
   std::vector<Contribution> snapshot;

@@ -18,7 +18,7 @@ class ThreadRequest final : public Request {
     if (!waited_)
       shared_->abandon(lock, message_, sender_);
     else if (!sender_ && message_->held)
-      shared_->release_view(message_->to, message_);
+      shared_->release_view(*message_);
   }
 
   int own() const { return sender_ ? message_->from : message_->to; }
@@ -46,7 +46,7 @@ class ThreadRequest final : public Request {
   }
   void release() {
     Lock lock(shared_->mutex);
-    if (message_->held) shared_->release_view(message_->to, message_);
+    if (message_->held) shared_->release_view(*message_);
   }
 
  private:
@@ -54,17 +54,17 @@ class ThreadRequest final : public Request {
     if (views()) {
       *view_ = message_->source;
       message_->held = true;
-      shared_->at(own()).views.push_back(message_);
+      shared_->start_reading(message_);
       return;
     }
     const DeviceTrace::Span span(trace, "exchange", trace.enabled() ? doing : "");
-    shared_->transfer(lock, *message_);
+    shared_->transfer(lock, message_);
   }
   /// Both ends are on this thread, so that nobody else can bring the message forward.
   void serve_itself(Lock& lock, const char* doing) {
     const bool copies = message_->kind != Message::Kind::view;
     if (message_->matched() && message_->mismatch.empty() && copies && !message_->done)
-      shared_->transfer(lock, *message_);
+      shared_->transfer(lock, message_);
     check_argument(message_->matched() && (!sender_ || message_->done || !message_->mismatch.empty()), "wait",
                    "expected both ends of the message of device {} to itself (tag {}, {}), got one", own(),
                    message_->tag, doing);

@@ -16,8 +16,12 @@ struct ThreadShared;
 ///
 /// The receiver copies, straight from the sender's memory, while it waits. Therefore a request must be
 /// destroyed before the memory it names: destroying a send that was not waited for (a device that unwinds)
-/// blocks until nobody reads that memory any more. Destroying any request that was not waited for fails its
-/// device, as cancel does.
+/// blocks until nobody reads that memory any more, be it through a view that another device passed on.
+/// Destroying any request that was not waited for fails its device, as cancel does; a device that has so
+/// failed must not read the views it holds any more. Destroying a view's request releases it.
+///
+/// Sends and receives of a device to itself are allowed; both ends must be posted before either is waited
+/// for.
 class ThreadGroup {
  public:
   /// `timeout` bounds every wait; it must be positive.
