@@ -50,17 +50,20 @@ TEST(ReferenceLlama, LaterTokensDoNotChangeEarlierLogits) {
 }
 
 TEST(ReferenceLlama, APackOfDocumentsEqualsTheDocumentsAlone) {
-  const LlamaConfig config = small_config();
-  const Parameters parameters = random_llama_parameters(config, 1);
-  const std::vector<std::int64_t> starts{0, 3};
-  const std::vector<std::int32_t> tokens{1, 2, 3, 4, 5};
-  const auto pack = llama_forward(config, parameters, {tokens, next_token_labels(tokens, starts), starts});
-  const auto first = llama_forward(config, parameters, {{1, 2, 3}, {2, 3, -1}, {}});
-  const auto second = llama_forward(config, parameters, {{4, 5}, {5, -1}, {}});
-  EXPECT_EQ(rows(pack.logits_TV, 0, 3), first.logits_TV);
-  EXPECT_EQ(rows(pack.logits_TV, 3, 5), second.logits_TV);
-  EXPECT_EQ(pack.scored, 3);
-  EXPECT_NEAR(pack.loss_sum, first.loss_sum + second.loss_sum, 1e-14);
+  for (const std::int64_t window : {0, 1}) {  // with a window, each document has first tokens of its own
+    LlamaConfig config = small_config();
+    config.window = window, config.first_k = window;
+    const Parameters parameters = random_llama_parameters(config, 1);
+    const std::vector<std::int64_t> starts{0, 3};
+    const std::vector<std::int32_t> tokens{1, 2, 3, 4, 5};
+    const auto pack = llama_forward(config, parameters, {tokens, next_token_labels(tokens, starts), starts});
+    const auto first = llama_forward(config, parameters, {{1, 2, 3}, {2, 3, -1}, {}});
+    const auto second = llama_forward(config, parameters, {{4, 5}, {5, -1}, {}});
+    EXPECT_EQ(rows(pack.logits_TV, 0, 3), first.logits_TV);
+    EXPECT_EQ(rows(pack.logits_TV, 3, 5), second.logits_TV);
+    EXPECT_EQ(pack.scored, 3);
+    EXPECT_NEAR(pack.loss_sum, first.loss_sum + second.loss_sum, 1e-14);
+  }
 }
 
 TEST(ReferenceLlama, AWindowForgetsAllButTheFirstTokens) {
