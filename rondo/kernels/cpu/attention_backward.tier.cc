@@ -123,7 +123,7 @@ void backward_part(Backward& w, const TileBox& box, i64 origin, i64 k_row) {
   const i64 lane0 = w.part.lane_begin, lanes = w.part.lane_end - lane0, keys = w.part.keys;
   const i64 n = origin - w.q_begin;
   const float *k = w.k + k_row * w.qk_stride, *v = w.v + k_row * w.v_stride;
-  product<Start::zero>({.a = k,
+  product<Into::fresh>({.a = k,
                         .a_row = w.qk_stride,
                         .a_depth = 1,
                         .b = w.qt + n * w.qk_dim + lane0,
@@ -133,7 +133,7 @@ void backward_part(Backward& w, const TileBox& box, i64 origin, i64 k_row) {
                         .rows = keys,
                         .columns = lanes,
                         .depth = w.qk_dim});
-  product<Start::zero>({.a = v,
+  product<Into::fresh>({.a = v,
                         .a_row = w.v_stride,
                         .a_depth = 1,
                         .b = w.doutt + n * w.v_dim + lane0,
@@ -148,36 +148,36 @@ void backward_part(Backward& w, const TileBox& box, i64 origin, i64 k_row) {
   } else {
     score_gradients<true>(w, box, origin);
   }
-  product<Start::add>({.a = w.p + lane0,
-                       .a_row = kTile,
-                       .a_depth = 1,
-                       .b = w.dout + (n + lane0) * w.v_stride,
-                       .b_stride = w.v_stride,
-                       .c = w.dv + k_row * w.v_stride,
-                       .c_stride = w.v_stride,
-                       .rows = keys,
-                       .columns = w.v_stride,
-                       .depth = lanes});
-  product<Start::add>({.a = w.ds + lane0,
-                       .a_row = kTile,
-                       .a_depth = 1,
-                       .b = w.q + (n + lane0) * w.qk_stride,
-                       .b_stride = w.qk_stride,
-                       .c = w.dk + k_row * w.qk_stride,
-                       .c_stride = w.qk_stride,
-                       .rows = keys,
-                       .columns = w.qk_stride,
-                       .depth = lanes});
-  product<Start::add>({.a = k,
-                       .a_row = 1,
-                       .a_depth = w.qk_stride,
-                       .b = w.ds + lane0,
-                       .b_stride = kTile,
-                       .c = w.dqt + n * w.qk_dim + lane0,
-                       .c_stride = kTile,
-                       .rows = w.qk_dim,
-                       .columns = lanes,
-                       .depth = keys});
+  product<Into::sum>({.a = w.p + lane0,
+                      .a_row = kTile,
+                      .a_depth = 1,
+                      .b = w.dout + (n + lane0) * w.v_stride,
+                      .b_stride = w.v_stride,
+                      .c = w.dv + k_row * w.v_stride,
+                      .c_stride = w.v_stride,
+                      .rows = keys,
+                      .columns = w.v_stride,
+                      .depth = lanes});
+  product<Into::sum>({.a = w.ds + lane0,
+                      .a_row = kTile,
+                      .a_depth = 1,
+                      .b = w.q + (n + lane0) * w.qk_stride,
+                      .b_stride = w.qk_stride,
+                      .c = w.dk + k_row * w.qk_stride,
+                      .c_stride = w.qk_stride,
+                      .rows = keys,
+                      .columns = w.qk_stride,
+                      .depth = lanes});
+  product<Into::sum>({.a = k,
+                      .a_row = 1,
+                      .a_depth = w.qk_stride,
+                      .b = w.ds + lane0,
+                      .b_stride = kTile,
+                      .c = w.dqt + n * w.qk_dim + lane0,
+                      .c_stride = kTile,
+                      .rows = w.qk_dim,
+                      .columns = lanes,
+                      .depth = keys});
 }
 
 /// One tile against the chunk, kBackwardKeys keys at a time.

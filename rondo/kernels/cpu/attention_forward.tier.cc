@@ -25,7 +25,7 @@ struct Forward {
 void forward_scores(Forward& f, const float* qt, i64 k_row) {
   const Part& part = f.part;
   const i64 dim = f.task.q.dim, lane0 = part.lane_begin;
-  product<Start::zero>({.a = f.k + k_row * dim,
+  product<Into::fresh>({.a = f.k + k_row * dim,
                         .a_row = dim,
                         .a_depth = 1,
                         .b = qt + lane0,
@@ -100,17 +100,17 @@ void forward_part(Forward& f, const TileBox& box, i64 origin, i64 k_row) {
   for (; lane < f.part.lane_end; lane += kLanes) forward_softmax<1>(f, lane, maxima, sums);
   if (f.rule.dropout.threshold != 0) forward_dropout(f, box, origin);
   const i64 lane0 = f.part.lane_begin;
-  product<Start::scaled>({.a = f.v + k_row * v_dim,
-                          .a_row = 1,
-                          .a_depth = v_dim,
-                          .b = f.scores + lane0,
-                          .b_stride = kTile,
-                          .c = out + lane0,
-                          .c_stride = kTile,
-                          .rows = v_dim,
-                          .columns = f.part.lane_end - lane0,
-                          .depth = f.part.keys},
-                         f.factor + lane0);
+  product<Into::scaled>({.a = f.v + k_row * v_dim,
+                         .a_row = 1,
+                         .a_depth = v_dim,
+                         .b = f.scores + lane0,
+                         .b_stride = kTile,
+                         .c = out + lane0,
+                         .c_stride = kTile,
+                         .rows = v_dim,
+                         .columns = f.part.lane_end - lane0,
+                         .depth = f.part.keys},
+                        f.factor + lane0);
 }
 
 /// All key blocks of one tile, each packed once for all query tiles of the task.
