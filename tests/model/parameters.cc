@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -222,8 +221,10 @@ TEST(Initialise, MatricesAreNormal) {
     EXPECT_NEAR(m.tail, 0.0455, 5 * std::sqrt(0.0455) / root) << info.name;
   }
   // No number occurs in two places by a repeated counter.
-  const std::set<float> distinct(flat.begin(), flat.end());
-  EXPECT_GT(static_cast<double>(distinct.size()), 0.95 * static_cast<double>(table.parameters()));
+  std::vector<float> distinct = flat;
+  std::sort(distinct.begin(), distinct.end());
+  const auto count = std::unique(distinct.begin(), distinct.end()) - distinct.begin();
+  EXPECT_GT(static_cast<double>(count), 0.95 * static_cast<double>(table.parameters()));
 }
 
 TEST(Initialise, WrongLengthIsRefused) {
