@@ -20,3 +20,4 @@
 #include "rondo/io/safetensors.h"
 #include "rondo/kernels/kernels.h"
 #include "rondo/schedule/schedule.h"
+#include "rondo/text/tokenizer.h"
