@@ -129,6 +129,8 @@ void forward_tile(Forward& f, const TileBox& box, const Extent& extent) {
   }
 }
 
+static_assert(kTile <= kKeyBlock, "pack_queries borrows the scratch of a key block");
+
 void pack_queries(Forward& f) {
   const HeadView& q = f.task.q;
   for (i64 origin = f.task.q_begin; origin < f.task.q_end; origin += kTile) {
