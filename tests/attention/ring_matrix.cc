@@ -91,7 +91,7 @@ TEST_P(RingMatrix, EveryRingEqualsTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Masks, RingMatrix, testing::Range(0, static_cast<int>(std::size(kMasks))),
-                         [](const auto& info) { return std::string(kMasks[info.param].name); });
+                         [](const auto& test) { return std::string(kMasks[test.param].name); });
 
 // A sample of the matrix at length 2,048 and real head sizes.
 TEST(RingLong, SampleAt2048) {
