@@ -56,6 +56,10 @@ struct RowKernels {
 
   void (*adamw)(const AdamWRow& step, float* parameters, const float* gradients, float* first, float* second,
                 std::int64_t n);
+
+  /// Multiplications and additions in registers alone; returns something that depends on all of them.
+  float (*multiply_add)(std::int64_t rounds);
+  std::int64_t multiply_add_flops;  ///< of one round
 };
 
 /// Those of the tier, or of the best lower tier that was built.
