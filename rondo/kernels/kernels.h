@@ -1,11 +1,12 @@
 #pragma once
-// The one contract of all kernels. Whoever calls them never dereferences a tensor; whoever implements them knows nothing
-// of rings, layers or files. Results do not depend on the number of threads of the stream: work is cut by shape alone.
+// The one contract of all kernels. Whoever calls them never dereferences a tensor; whoever implements them
+// knows nothing of rings, layers or files. Results do not depend on the number of threads of the stream: work
+// is cut by shape alone.
 //
-// Legend: T query tokens, S key tokens, H query heads, G key/value heads (H a multiple of G; query head h reads
-// key/value head h / (H/G)), D query and key size, E value size, N rows of a weight, K columns of a weight,
-// V vocabulary. A suffix names a tensor's shape: q_THD. Unless said otherwise tensors are float32 or bfloat16, all
-// "storage" tensors of one call alike, and arithmetic is float32.
+// Legend: T query tokens, S key tokens, H query heads, G key/value heads (H a multiple of G; query head h
+// reads key/value head h / (H/G)), D query and key size, E value size, N rows of a weight, K columns of a
+// weight, V vocabulary. A suffix names a tensor's shape: q_THD. Unless said otherwise tensors are float32 or
+// bfloat16, all "storage" tensors of one call alike, and arithmetic is float32.
 
 #include <cstdint>
 #include <span>
@@ -17,9 +18,11 @@
 
 namespace rondo::kernels {
 
-// ---- Attention ------------------------------------------------------------------------------------------------------
-// score = scale * q·k; with softcap c > 0: score = c * tanh(score / c); then the mask (the tiles), softmax, dropout, ·v.
-// Online softmax over tiles (Milakov, Gimelshein 2018; Dao et al. 2022); derivations in docs/maths.md.
+// ---- Attention
+// ------------------------------------------------------------------------------------------------------
+// score = scale * q·k; with softcap c > 0: score = c * tanh(score / c); then the mask (the tiles), softmax,
+// dropout, ·v. Online softmax over tiles (Milakov, Gimelshein 2018; Dao et al. 2022); derivations in
+// docs/maths.md.
 
 struct Dropout {
   float probability = 0;  ///< 0 switches it off; kept probabilities are divided by 1 - probability
@@ -32,8 +35,8 @@ struct AttentionParams {
   Dropout dropout{};
 };
 
-/// The running result of attention over the keys seen so far, float32, in the kernels' own form; holds T queries of H
-/// heads. Merging is associative; a cleared state is its neutral element.
+/// The running result of attention over the keys seen so far, float32, in the kernels' own form; holds T
+/// queries of H heads. Merging is associative; a cleared state is its neutral element.
 struct AttentionState {
   float* data = nullptr;
   std::int64_t tokens = 0, heads = 0, v_dim = 0;
@@ -43,9 +46,10 @@ std::int64_t attention_state_elements(std::int64_t tokens, std::int64_t heads, s
 void attention_state_clear(Stream& stream, const AttentionState& state);
 /// into = merge(into, from); correct where either or both rows have seen no key.
 void attention_state_merge(Stream& stream, const AttentionState& into, const AttentionState& from);
-/// out_THE = the attention output in out's dtype, lse_HT = log sum exp of the scores (natural). Rows that saw nothing
-/// give 0 and -infinity. Does not change the state. lse_HT may be null.
-void attention_state_finish(Stream& stream, const AttentionState& state, const Tensor& out_THE, float* lse_HT);
+/// out_THE = the attention output in out's dtype, lse_HT = log sum exp of the scores (natural). Rows that saw
+/// nothing give 0 and -infinity. Does not change the state. lse_HT may be null.
+void attention_state_finish(Stream& stream, const AttentionState& state, const Tensor& out_THE,
+                            float* lse_HT);
 
 struct AttentionForward {
   ConstTensor q_THD, k_SGD, v_SGE;
@@ -56,13 +60,15 @@ struct AttentionForward {
 /// Adds the keys of `tiles` to the state. D and E are 4...256 and may differ.
 void attention_forward(Stream& stream, const AttentionForward& args);
 
-/// out_THE = the merge of finished results over disjoint keys: parts_NTHE (float32, part after part) and lse_NHT are what
-/// attention_state_finish gave for each of `parts` parts; weights are exp(lse - max), summed in the order of the parts.
-void attention_merge_finished(Stream& stream, std::int64_t parts, const float* parts_NTHE, const float* lse_NHT,
-                              const Tensor& out_THE);
+/// out_THE = the merge of finished results over disjoint keys: parts_NTHE (float32, part after part) and
+/// lse_NHT are what attention_state_finish gave for each of `parts` parts; weights are exp(lse - max), summed
+/// in the order of the parts.
+void attention_merge_finished(Stream& stream, std::int64_t parts, const float* parts_NTHE,
+                              const float* lse_NHT, const Tensor& out_THE);
 
 /// delta_HT[h][t] = sum over E of dout * out, both as stored.
-void attention_delta(Stream& stream, const ConstTensor& dout_THE, const ConstTensor& out_THE, float* delta_HT);
+void attention_delta(Stream& stream, const ConstTensor& dout_THE, const ConstTensor& out_THE,
+                     float* delta_HT);
 
 struct AttentionBackward {
   ConstTensor q_THD, k_SGD, v_SGE, dout_THE;
@@ -75,23 +81,28 @@ struct AttentionBackward {
 /// Recomputes the probabilities from q, k and lse. Rows with lse = -infinity give nothing.
 void attention_backward(Stream& stream, const AttentionBackward& args);
 
-// ---- Linear layers (matrices: one head) -------------------------------------------------------------------------------
+// ---- Linear layers (matrices: one head)
+// -------------------------------------------------------------------------------
 
 /// How a product is stored: y = product, or y += product.
 enum class Store { overwrite, accumulate };
 
 /// y_TN = x_TK · w_NK^T. x and w of one dtype; y float32 or of that dtype.
-void linear_forward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& w_NK, const Tensor& y_TN, Store store);
+void linear_forward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& w_NK, const Tensor& y_TN,
+                    Store store);
 /// dx_TK = dy_TN · w_NK. dy and w of one dtype; dx float32 or of that dtype.
-void linear_backward_input(Stream& stream, const ConstTensor& dy_TN, const ConstTensor& w_NK, const Tensor& dx_TK,
-                           Store store);
+void linear_backward_input(Stream& stream, const ConstTensor& dy_TN, const ConstTensor& w_NK,
+                           const Tensor& dx_TK, Store store);
 /// dw_NK += dy_TN^T · x_TK; dw is float32.
-void linear_backward_weight(Stream& stream, const ConstTensor& dy_TN, const ConstTensor& x_TK, const Tensor& dw_NK);
+void linear_backward_weight(Stream& stream, const ConstTensor& dy_TN, const ConstTensor& x_TK,
+                            const Tensor& dw_NK);
 
-// ---- Element-wise neighbours ------------------------------------------------------------------------------------------
+// ---- Element-wise neighbours
+// ------------------------------------------------------------------------------------------
 
 /// y = x * w / sqrt(mean(x^2) + epsilon), row by row of [T, K]; w_K float32 or of x's dtype (one row).
-void rms_norm_forward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& w_K, float epsilon, const Tensor& y_TK);
+void rms_norm_forward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& w_K, float epsilon,
+                      const Tensor& y_TK);
 /// Recomputes the row's scale from x. dx_TK float32 or x's dtype; dw_K float32, added to.
 void rms_norm_backward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& w_K, float epsilon,
                        const ConstTensor& dy_TK, const Tensor& dx_TK, Store store_dx, const Tensor& dw_K);
@@ -99,8 +110,9 @@ void rms_norm_backward(Stream& stream, const ConstTensor& x_TK, const ConstTenso
 /// Which elements of a head turn together: (i, i + n/2) as in Hugging Face's Llama, or (2i, 2i + 1).
 enum class RotaryPairs { halves, interleaved };
 enum class RotaryDirection { forward, backward };
-/// Turns the first 2*pairs elements of each head in place; cos_TP and sin_TP are float32 [T, pairs] (row-major), from
-/// angles computed in double (model/rotary.h). backward turns by the opposite angle: the gradient of forward.
+/// Turns the first 2*pairs elements of each head in place; cos_TP and sin_TP are float32 [T, pairs]
+/// (row-major), from angles computed in double (model/rotary.h). backward turns by the opposite angle: the
+/// gradient of forward.
 struct Rotary {
   const float* cos_TP = nullptr;
   const float* sin_TP = nullptr;
@@ -112,20 +124,23 @@ void rotary(Stream& stream, const Tensor& x_THD, const Rotary& rotary, RotaryDir
 /// y = gate / (1 + exp(-gate)) * up.
 void swiglu_forward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK, const Tensor& y_TK);
 /// dgate and dup may lie over gate and up.
-void swiglu_backward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK, const ConstTensor& dy_TK,
-                     const Tensor& dgate_TK, const Tensor& dup_TK);
+void swiglu_backward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK,
+                     const ConstTensor& dy_TK, const Tensor& dgate_TK, const Tensor& dup_TK);
 
 /// y[t] = table[ids[t]]; ids outside [0, V) are an ArgumentError.
-void embedding_forward(Stream& stream, std::span<const std::int32_t> ids, const ConstTensor& table_VK, const Tensor& y_TK);
+void embedding_forward(Stream& stream, std::span<const std::int32_t> ids, const ConstTensor& table_VK,
+                       const Tensor& y_TK);
 /// dtable[ids[t]] += dy[t], in the order of t; dtable float32.
-void embedding_backward(Stream& stream, std::span<const std::int32_t> ids, const ConstTensor& dy_TK, const Tensor& dtable_VK);
+void embedding_backward(Stream& stream, std::span<const std::int32_t> ids, const ConstTensor& dy_TK,
+                        const Tensor& dtable_VK);
 
 /// Labels below this are not scored (padding-free data has none; masked prompts do).
 inline constexpr std::int32_t kIgnoreLabel = -1;
 /// losses[t] = log sum exp(logits[t]) - logits[t][labels[t]] in nats, 0 where ignored. logits_TV float32.
-/// With `gradient_scale` != 0 the logits are replaced by gradient_scale * (softmax - onehot), 0 rows where ignored.
-void cross_entropy(Stream& stream, const Tensor& logits_TV, std::span<const std::int32_t> labels, float gradient_scale,
-                   std::span<float> losses);
+/// With `gradient_scale` != 0 the logits are replaced by gradient_scale * (softmax - onehot), 0 rows where
+/// ignored.
+void cross_entropy(Stream& stream, const Tensor& logits_TV, std::span<const std::int32_t> labels,
+                   float gradient_scale, std::span<float> losses);
 
 /// y = x, converting between dtypes; strides may differ.
 void copy(Stream& stream, const ConstTensor& x, const Tensor& y);
@@ -133,7 +148,8 @@ void copy(Stream& stream, const ConstTensor& x, const Tensor& y);
 void add(Stream& stream, const ConstTensor& x, const Tensor& y);
 void fill_zero(Stream& stream, const Tensor& y);
 
-// ---- Optimizer --------------------------------------------------------------------------------------------------------
+// ---- Optimizer
+// --------------------------------------------------------------------------------------------------------
 
 /// Sum of squares in double, in an order fixed by the length alone.
 double sum_of_squares(Stream& stream, std::span<const float> x);
@@ -144,7 +160,7 @@ struct AdamW {
   std::int64_t step = 1;     ///< counted from 1, for the bias corrections
 };
 /// Loshchilov, Hutter 2019 (decoupled decay), in place on parameters and both moments.
-void adamw(Stream& stream, const AdamW& settings, std::span<float> parameters, std::span<const float> gradients,
-           std::span<float> first_moment, std::span<float> second_moment);
+void adamw(Stream& stream, const AdamW& settings, std::span<float> parameters,
+           std::span<const float> gradients, std::span<float> first_moment, std::span<float> second_moment);
 
 }  // namespace rondo::kernels

@@ -17,6 +17,6 @@ inline std::filesystem::path data_dir() {
 }  // namespace rondo::test
 
 /// Skips the test aloud when `name` is not in the test data.
-#define RONDO_NEEDS_DATA(name)                                   \
+#define RONDO_NEEDS_DATA(name)                                    \
   if (!std::filesystem::exists(::rondo::test::data_dir() / name)) \
   GTEST_SKIP() << "no test data '" << name << "' in " << ::rondo::test::data_dir() << " (set RONDO_DATA)"
