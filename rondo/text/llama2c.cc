@@ -83,13 +83,10 @@ std::string stored_form(std::size_t id, const std::string& piece, const std::fil
   return stored;
 }
 
-/// A split of piece `merged`. Where two splits of a piece overlap in a text (ab|a and a|ba in "ab" "a" "ba"),
-/// the right part of the left one begins the piece: such splits rank first, and so the leftmost wins, as in
-/// the greedy algorithm.
+/// A split of piece `merged` into two others.
 struct Split {
   float score;
   std::size_t merged;
-  bool right_begins_elsewhere;  // false for splits whose right part also begins the piece
   std::size_t left, right;
 };
 
@@ -112,13 +109,11 @@ BpeTokenizer import_llama2c_tokenizer(const std::filesystem::path& path) {
     for (std::size_t cut = 1; cut < piece.size(); ++cut) {
       const auto left = ids.find(piece.substr(0, cut)), right = ids.find(piece.substr(cut));
       if (left == ids.end() || right == ids.end()) continue;
-      splits.push_back({scored[id].score, id, !piece.starts_with(right->first), left->second, right->second});
+      splits.push_back({scored[id].score, id, left->second, right->second});
     }
   }
   std::sort(splits.begin(), splits.end(), [](const Split& a, const Split& b) {
-    const auto key = [](const Split& s) {
-      return std::tuple(-s.score, s.merged, s.right_begins_elsewhere, s.left, s.right);
-    };
+    const auto key = [](const Split& s) { return std::tuple(-s.score, s.merged, s.left, s.right); };
     return key(a) < key(b);
   });
   for (const Split& split : splits)
