@@ -51,6 +51,8 @@ std::span<const float> Generator::logits_of(const ConstTensor& x_1C) {
 }
 
 std::span<const float> Generator::prefill(std::span<const std::int32_t> prompt) {
+  check_argument(cache_.tokens() == 0, "generate",
+                 "expected prefill() once and first, got {} tokens before it", cache_.tokens());
   check_argument(!prompt.empty(), "generate", "expected a prompt of at least 1 token, got none");
   const SequencePlan plan{.tokens = static_cast<std::int64_t>(prompt.size()),
                           .devices = communicator_->devices(),
@@ -105,12 +107,13 @@ void Generator::decode_layer(std::int64_t layer, const Tensor& x_1C, bool owns) 
 std::span<const float> Generator::decode(std::int32_t token) {
   const std::int64_t position = cache_.tokens();
   check_argument(position > 0, "generate", "expected prefill() before decode(), got none");
+  const Tensor x = x_.tensor(options_.model.dtype, 1, 1, config_->width);
+  // Before the append: a token that the model does not have must leave nothing behind.
+  kernels::embedding_forward(context_->stream, std::span(&token, 1),
+                             outer_view(*table_, weights_, options_.model.dtype).embedding, x);
   const bool owns = cache_.append() == context_->device;
   tiles_ = cache_.visible_tiles(position, mask_of(*config_));
   fill_rotary_tables(*config_, std::span(&position, 1), cos_.data(), sin_.data());
-  const Tensor x = x_.tensor(options_.model.dtype, 1, 1, config_->width);
-  kernels::embedding_forward(context_->stream, std::span(&token, 1),
-                             outer_view(*table_, weights_, options_.model.dtype).embedding, x);
   for (std::int64_t layer = 0; layer < config_->layers; ++layer) decode_layer(layer, x, owns);
   return logits_of(x);
 }

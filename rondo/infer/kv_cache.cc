@@ -1,6 +1,7 @@
 #include "rondo/infer/kv_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "rondo/core/error.h"
 #include "rondo/kernels/kernels.h"
@@ -29,20 +30,28 @@ void KvCache::enter_prompt(const SequencePlan& plan) {
   RONDO_ASSERT(tokens_ == 0);
   check_argument(plan.tokens <= capacity_, "cache", "expected a prompt of at most {} tokens, got {}",
                  capacity_, plan.tokens);
+  std::vector<Block> blocks;
+  std::vector<std::int64_t> slots(slots_.size(), 0);
+  check_argument(plan.devices == static_cast<int>(slots.size()), "cache",
+                 "expected a plan for {} devices, got {}", slots.size(), plan.devices);
   for (int device = 0; device < plan.devices; ++device) {
-    auto& slot = slots_[static_cast<std::size_t>(device)];
+    auto& slot = slots[static_cast<std::size_t>(device)];
     for (const Piece& piece : make_pieces(plan, device)) {
       for (std::int64_t n = 0; n < piece.count; n += kBlockTokens) {
-        blocks_.push_back({.device = device,
-                           .slot = slot++,
-                           .base = piece.base + piece.stride * n,
-                           .stride = piece.stride,
-                           .used = std::min(kBlockTokens, piece.count - n),
-                           .first_local = piece.local + n});
+        blocks.push_back({.device = device,
+                          .slot = slot++,
+                          .base = piece.base + piece.stride * n,
+                          .stride = piece.stride,
+                          .used = std::min(kBlockTokens, piece.count - n),
+                          .first_local = piece.local + n});
       }
     }
-    RONDO_ASSERT(slot <= slots_per_device_);
+    check_argument(slot <= slots_per_device_, "cache",
+                   "expected shares of at most {} blocks of {} tokens, got {} on device {}",
+                   slots_per_device_, kBlockTokens, slot, device);
   }
+  blocks_ = std::move(blocks);
+  slots_ = std::move(slots);
   tokens_ = plan.tokens;
 }
 

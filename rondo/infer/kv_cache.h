@@ -21,7 +21,7 @@ class KvCache {
   KvCache(Context& context, const ModelConfig& config, DType dtype, int devices, std::int64_t capacity);
 
   /// Enters the prompt as `plan` cut it: each device keeps the keys and values that it computed. The cache is
-  /// empty before.
+  /// empty before. ArgumentError where the prompt, or a device's share of it, is more than there is room for.
   void enter_prompt(const SequencePlan& plan);
   /// Copies this device's keys and values of the prompt (in local order) to where enter_prompt put them.
   void store_prompt(std::int64_t layer, const ConstTensor& k_TGD, const ConstTensor& v_TGD);

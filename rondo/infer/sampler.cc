@@ -2,11 +2,29 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "rondo/core/error.h"
 #include "rondo/core/random.h"
 
 namespace rondo {
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// A NaN compares false with everything: sorting it would choose tokens by chance.
+void check_logits(std::span<const float> logits) {
+  bool possible = false;
+  for (std::size_t id = 0; id < logits.size(); ++id) {
+    check_argument(logits[id] < kInfinity, "sampling", "expected logits below infinity, got {} for token {}",
+                   logits[id], id);
+    possible = possible || logits[id] > -kInfinity;
+  }
+  check_argument(possible, "sampling", "expected a finite logit among {}, got none", logits.size());
+}
+
+}  // namespace
 
 void check(const SamplingOptions& options) {
   constexpr const char* op = "sampling";
@@ -22,6 +40,7 @@ void check(const SamplingOptions& options) {
 Sampler::Sampler(const SamplingOptions& options) : options_(options) { check(options); }
 
 std::int32_t Sampler::operator()(std::span<const float> logits, std::int64_t n) {
+  check_logits(logits);
   candidates_.clear();
   for (std::size_t id = 0; id < logits.size(); ++id)
     candidates_.push_back({static_cast<std::int32_t>(id), logits[id], 0});
@@ -42,8 +61,12 @@ std::int32_t Sampler::operator()(std::span<const float> logits, std::int64_t n) 
     total += candidate.probability = std::exp(static_cast<double>(candidate.logit) - largest);
   double sum = 0;
   for (kept = 0; kept < candidates_.size(); ++kept) {
-    if (kept > 0 && (sum >= options_.top_p * total || candidates_[kept].probability < options_.min_p)) break;
-    sum += candidates_[kept].probability;
+    const Candidate& candidate = candidates_[kept];
+    // A sum that rounding brought to the total must not cut what a high temperature makes likely again.
+    const bool enough = options_.top_p < 1 && sum >= options_.top_p * total;
+    if (kept > 0 && (enough || candidate.probability < options_.min_p || candidate.logit == -kInfinity))
+      break;
+    sum += candidate.probability;
   }
   candidates_.resize(kept);
 

@@ -23,7 +23,8 @@ class Sampler {
  public:
   explicit Sampler(const SamplingOptions& options);
   /// Filters apply to the untempered probabilities in the order top-k, top-p, min-p; then the temperature.
-  /// Ties go to the lower id.
+  /// Ties go to the lower id. -infinity rules a token out; a NaN, +infinity or nothing finite is an
+  /// ArgumentError.
   std::int32_t operator()(std::span<const float> logits, std::int64_t n);
 
  private:
