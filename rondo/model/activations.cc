@@ -28,6 +28,10 @@ void Transformer::Activations::resize(std::int64_t tokens, std::int64_t capacity
   grow_layers(v_, keeps_all(), Entry::kept, capacity_ * kv_row * element, "values");
   grow_layers(out_, keeps_attention(), Entry::kept, tokens * q_row * element, "attention output");
   grow_layers(lse_, keeps_attention(), Entry::kept, tokens * c.q_heads * 4, "lse");
+  grow(places_, Entry::data, tokens * static_cast<std::int64_t>(sizeof(TokenPlace)), "token positions");
+  grow(ids_, Entry::data, tokens * 4, "token ids");
+  grow(labels_, Entry::data, tokens * 4, "labels");
+  grow(losses_, Entry::data, tokens * 4, "losses");
   grow(cos, Entry::data, tokens * c.head_dim / 2 * 4, "rotary cosines");
   grow(sin, Entry::data, tokens * c.head_dim / 2 * 4, "rotary sines");
   if (!training_) return;

@@ -32,6 +32,15 @@ struct Transformer::Activations {
   KeyValues lent() const;
   /// The layer's own keys and values in full capacity.
   KeyValues key_value_memory(std::int64_t layer) const;
+  std::int64_t tokens() const { return tokens_; }
+  std::span<TokenPlace> places() const {
+    return {places_.as<TokenPlace>(), static_cast<std::size_t>(tokens_)};
+  }
+  TokenMemory token_memory() const {
+    const auto count = static_cast<std::size_t>(tokens_);
+    return {
+        {ids_.as<std::int32_t>(), count}, {labels_.as<std::int32_t>(), count}, {losses_.as<float>(), count}};
+  }
   Buffer cos, sin;
 
  private:
@@ -49,6 +58,7 @@ struct Transformer::Activations {
   std::int64_t tokens_ = 0, capacity_ = 0;
   std::vector<Buffer> x_, q_, k_, v_, out_, lse_, mid_, gate_, up_;
   Buffer dx_, dout_, dq_, dk_, dv_;
+  Buffer places_, ids_, labels_, losses_;
 };
 
 }  // namespace rondo

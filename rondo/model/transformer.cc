@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "rondo/model/activations.h"
@@ -45,17 +47,32 @@ Transformer::~Transformer() = default;
 
 void Transformer::prepare(const SequencePlan& plan, bool training) {
   ring_.prepare(plan, mask_of(*config_));
-  places_ = shard_places(plan, context_->device);
-  activations_->resize(tokens(), ring_.max_shard_tokens(), training);
+  activations_->resize(ring_.tokens(), ring_.max_shard_tokens(), training);
+  shard_places(plan, context_->device, activations_->places());
   if (training) {
     scratch_.reserve_backward();
     head_.reserve_backward();
   }
-  std::vector<std::int64_t> positions;
-  positions.reserve(places_.size());
-  for (const TokenPlace& place : places_) positions.push_back(place.position);
-  fill_rotary_tables(*config_, positions, activations_->cos.as<float>(), activations_->sin.as<float>());
+  fill_rotary();
 }
+
+void Transformer::fill_rotary() {
+  const RotaryFrequencies frequencies = rotary_frequencies(*config_);
+  const std::int64_t pairs = config_->head_dim / 2;
+  std::array<std::int64_t, 1024> positions;  // a part at a time: no second list of all tokens
+  const std::span<const TokenPlace> all = places();
+  for (std::size_t begin = 0; begin < all.size(); begin += positions.size()) {
+    const std::size_t count = std::min(positions.size(), all.size() - begin);
+    for (std::size_t n = 0; n < count; ++n) positions[n] = all[begin + n].position;
+    const std::int64_t first = static_cast<std::int64_t>(begin) * pairs;
+    fill_rotary_tables(frequencies, std::span(positions).first(count), activations_->cos.as<float>() + first,
+                       activations_->sin.as<float>() + first);
+  }
+}
+
+std::span<const TokenPlace> Transformer::places() const { return activations_->places(); }
+std::int64_t Transformer::tokens() const { return activations_->tokens(); }
+Transformer::TokenMemory Transformer::token_memory() const { return activations_->token_memory(); }
 
 LayerPass Transformer::pass(const void* weights, float* gradients, std::int64_t layer) const {
   LayerPass pass{*context_, *config_, scratch_, layer_view(*table_, weights, options_.dtype, layer), {}};

@@ -46,8 +46,15 @@ class Transformer {
   /// this device's share is larger than any before. `training` makes room for the backward pass.
   void prepare(const SequencePlan& plan, bool training);
   /// This device's tokens of the sequence, in local order: where to take ids and labels from.
-  const std::vector<TokenPlace>& places() const { return places_; }
-  std::int64_t tokens() const { return static_cast<std::int64_t>(places_.size()); }
+  std::span<const TokenPlace> places() const;
+  std::int64_t tokens() const;
+  /// Memory for what a pass is told of each token and says of it, [T] each: for the caller to fill and to
+  /// hand to the calls below, so that it stands in the ledger.
+  struct TokenMemory {
+    std::span<std::int32_t> ids, labels;
+    std::span<float> losses;
+  };
+  TokenMemory token_memory() const;
   const RingAttention& ring() const { return ring_; }
 
   struct Step {
@@ -78,6 +85,7 @@ class Transformer {
  private:
   struct Activations;
 
+  void fill_rotary();
   LayerPass pass(const void* weights, float* gradients, std::int64_t layer) const;
   kernels::AttentionParams attention_params(std::int64_t layer, const Step* training) const;
   kernels::Rotary rotary() const;
@@ -95,7 +103,6 @@ class Transformer {
   LayerScratch scratch_;
   LossHead head_;
   RingAttention ring_;
-  std::vector<TokenPlace> places_;
   std::unique_ptr<Activations> activations_;
 };
 

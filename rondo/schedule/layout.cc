@@ -41,19 +41,26 @@ std::int64_t shard_tokens(const SequencePlan& plan, int device) {
 }
 
 std::vector<TokenPlace> shard_places(const SequencePlan& plan, int device) {
-  std::vector<TokenPlace> places;
+  std::vector<TokenPlace> places(static_cast<std::size_t>(shard_tokens(plan, device)));
+  shard_places(plan, device, places);
+  return places;
+}
+
+void shard_places(const SequencePlan& plan, int device, std::span<TokenPlace> places) {
   const std::vector<Piece> pieces = make_pieces(plan, device);
   const Documents documents(plan);
+  std::size_t written = 0;
   for (const Piece& piece : pieces) {
     for (const Segment& segment : segments_of(piece, documents)) {
       const std::int64_t start = documents[segment.document].begin;
       for (std::int64_t n = 0; n < segment.local.size(); ++n) {
         const std::int64_t global = segment.global + n * segment.stride;
-        places.push_back({global, global - start, segment.document});
+        RONDO_ASSERT(written < places.size());
+        places[written++] = {global, global - start, segment.document};
       }
     }
   }
-  return places;
+  RONDO_ASSERT(written == places.size());
 }
 
 namespace schedule {

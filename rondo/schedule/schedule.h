@@ -3,6 +3,7 @@
 // prices it, the tests count its pairs by brute force. docs/schedule.md has the derivations.
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -52,6 +53,8 @@ struct TokenPlace {
   std::int64_t global = 0, position = 0, document = 0;
 };
 std::vector<TokenPlace> shard_places(const SequencePlan& plan, int device);
+/// The same into memory of the caller, for shard_tokens(plan, device) places.
+void shard_places(const SequencePlan& plan, int device, std::span<TokenPlace> places);
 
 /// The block of keys and values that a step attends to: a device's shard, or the gathered first-k tokens of
 /// all documents that are longer than the window.

@@ -19,7 +19,7 @@ using nlohmann::ordered_json;
 
 namespace {
 
-constexpr int kFormat = 1;
+constexpr std::uint64_t kFormat = 1;
 constexpr const char* kPrefix = "step-";
 
 bool is_checkpoint(const fs::path& path) {
@@ -55,13 +55,28 @@ void save_moments(const fs::path& file, const ParameterTable& table, const Train
   writer.finish();
 }
 
-void remove_old(const fs::path& run, int keep) {
+/// Tables of equal size may still lay other shapes out.
+void check_same_shapes(const ParameterTable& found, const ParameterTable& expected,
+                       const fs::path& checkpoint) {
+  for (std::size_t n = 0; n < std::min(found.infos().size(), expected.infos().size()); ++n) {
+    const ParameterInfo &a = expected.infos()[n], &b = found.infos()[n];
+    if (a.name != b.name || a.rows != b.rows || a.columns != b.columns)
+      throw IoError(fmt::format("[checkpoint] expected {} [{}, {}] in {}, got {} [{}, {}]", a.name, a.rows,
+                                a.columns, checkpoint.string(), b.name, b.rows, b.columns));
+  }
+  if (found.infos().size() != expected.infos().size())
+    throw IoError(fmt::format("[checkpoint] expected a model of {} parameters in {}, got {}",
+                              expected.parameters(), checkpoint.string(), found.parameters()));
+}
+
+void remove_old(const fs::path& run, const fs::path& written, int keep) {
   if (keep <= 0) return;
   std::vector<fs::path> all = list_checkpoints(run);
   if (all.size() <= static_cast<std::size_t>(keep)) return;
   all.resize(all.size() - static_cast<std::size_t>(keep));
   for (const fs::path& old : all) {
-    std::error_code ignored;  // a checkpoint too many is no reason to stop a run
+    if (old == written) continue;  // a run resumed from an earlier step
+    std::error_code ignored;       // a checkpoint too many is no reason to stop a run
     fs::remove_all(old, ignored);
   }
 }
@@ -93,7 +108,7 @@ fs::path save_checkpoint(const fs::path& run, const ModelConfig& config, const P
   json["recipe"] = ordered_json::parse(to_json(state.recipe));
   write_file_atomically(training / "state.json", json.dump(2) + "\n");
   folder.commit();
-  remove_old(run, keep);
+  remove_old(run, path, keep);
   return path;
 }
 
@@ -121,12 +136,19 @@ TrainingState read_training_state(const fs::path& checkpoint) {
   const fs::path file = checkpoint / "training_state" / "state.json";
   const auto json = read_json_file(file);
   try {
-    const int format = json.at("format").get<int>();
-    if (format != kFormat)
+    // The library would turn 1.5 into 1 and -1 into a huge number.
+    const auto count = [&](const char* key, std::uint64_t most) {
+      const auto& value = json.at(key);
+      if (!value.is_number_unsigned() || value.template get<std::uint64_t>() > most)
+        throw IoError(fmt::format("[checkpoint] expected {} from 0 to {} in {}, got {}", key, most,
+                                  file.string(), value.dump()));
+      return value.template get<std::uint64_t>();
+    };
+    if (const std::uint64_t format = count("format", UINT64_MAX); format != kFormat)
       throw IoError(fmt::format("[checkpoint] expected training state of format {} in {}, got {}", kFormat,
                                 file.string(), format));
-    return {json.at("step").get<std::int64_t>(), json.at("data_fingerprint").get<std::uint64_t>(),
-            json.at("data").get<std::vector<std::string>>(),
+    return {static_cast<std::int64_t>(count("step", std::uint64_t{1} << 53)),
+            count("data_fingerprint", UINT64_MAX), json.at("data").get<std::vector<std::string>>(),
             json.at("held_out").get<std::vector<std::string>>(), parse_recipe(json.at("recipe").dump())};
   } catch (const nlohmann::json::exception& error) {
     throw IoError(
@@ -137,9 +159,7 @@ TrainingState read_training_state(const fs::path& checkpoint) {
 void load_training_tensors(const fs::path& checkpoint, const ParameterTable& table,
                            const TrainingTensors& tensors) {
   const LoadedModel model = load_model_folder(checkpoint);
-  if (model.table().total() != table.total())
-    throw IoError(fmt::format("[checkpoint] expected a model of {} parameters in {}, got {}",
-                              table.parameters(), checkpoint.string(), model.table().parameters()));
+  check_same_shapes(model.table(), table, checkpoint);
   model.fill(tensors.parameters);
   const SafetensorsFile file(checkpoint / "training_state" / "optimizer.safetensors");
   for (const Moment& moment : moments_of(tensors))

@@ -1,6 +1,7 @@
 #include "rondo/train/evaluate.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 
 namespace rondo {
@@ -40,6 +41,24 @@ class Tally {
 
 }  // namespace
 
+void read_shard(const TokenSource& source, std::int64_t first, std::span<const TokenPlace> places,
+                std::span<std::int32_t> ids, std::span<std::int32_t> labels) {
+  constexpr std::int64_t kPart = 4096;
+  std::array<std::int32_t, kPart + 1> part;
+  std::int64_t begin = 0, end = 0;  // places [begin, end) and their labels are in `part`
+  for (std::size_t n = 0; n < places.size(); ++n) {
+    const std::int64_t global = places[n].global;
+    if (global < begin || global >= end) {
+      begin = global;
+      end = std::min(global + kPart, source.tokens - 1 - first);
+      source.read(first + begin, std::span(part).first(static_cast<std::size_t>(end - begin + 1)));
+    }
+    const auto at = static_cast<std::size_t>(global - begin);
+    ids[n] = part[at];
+    labels[n] = part[at + 1];
+  }
+}
+
 std::int64_t evaluation_windows(std::int64_t tokens, const EvaluationOptions& options) {
   if (tokens < 2) return 0;
   const std::int64_t stride = stride_of(options);
@@ -60,8 +79,6 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const void* 
                  options.context, stride);
   const std::int64_t windows = evaluation_windows(source.tokens, options);
   Tally tally;
-  std::vector<std::int32_t> window, ids, labels;
-  std::vector<float> losses;
   std::int64_t prepared = -1, scored_until = 1, done = 0;
   while (done < windows) {
     const std::int64_t first = done * stride;
@@ -70,20 +87,16 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const void* 
     if (length != prepared)
       model.prepare({.tokens = length, .devices = communicator.devices(), .layout = options.layout}, false);
     prepared = length;
-    window.resize(static_cast<std::size_t>(length) + 1);
-    source.read(first, window);
-    ids.clear();
-    labels.clear();
-    for (const TokenPlace& place : model.places()) {
-      const auto at = static_cast<std::size_t>(place.global);
-      ids.push_back(window[at]);
-      const bool scored = first + place.global + 1 >= scored_until && window[at + 1] < source.first_special;
-      labels.push_back(scored ? window[at + 1] : kernels::kIgnoreLabel);
+    const std::span<const TokenPlace> places = model.places();
+    const auto [ids, labels, losses] = model.token_memory();
+    read_shard(source, first, places, ids, labels);
+    for (std::size_t n = 0; n < labels.size(); ++n) {
+      const bool scored = first + places[n].global + 1 >= scored_until && labels[n] < source.first_special;
+      if (!scored) labels[n] = kernels::kIgnoreLabel;
     }
-    losses.resize(ids.size());
     model.losses(weights, ids, labels, losses);
     for (std::size_t n = 0; n < labels.size(); ++n)
-      if (labels[n] != kernels::kIgnoreLabel) tally.add(model.places()[n].global + 1, losses[n]);
+      if (labels[n] != kernels::kIgnoreLabel) tally.add(places[n].global + 1, losses[n]);
     scored_until = first + length + 1;
     ++done;
     if (progress && !progress(done, windows)) break;

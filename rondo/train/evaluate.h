@@ -21,6 +21,11 @@ struct TokenSource {
   std::int32_t first_special = INT32_MAX;
 };
 
+/// ids[n] = token first + places[n].global and labels[n] the token after it, for a device's own tokens alone:
+/// a part of the text at a time, so that no device holds the whole sequence.
+void read_shard(const TokenSource& source, std::int64_t first, std::span<const TokenPlace> places,
+                std::span<std::int32_t> ids, std::span<std::int32_t> labels);
+
 struct EvaluationOptions {
   std::int64_t context = 16384;   ///< tokens of a window
   std::int64_t stride = 0;        ///< tokens by which windows advance, 1 ... context; 0: context

@@ -33,13 +33,25 @@ void Optimizer::clear_gradients() {
                                        ParameterTable::kAlignment));
 }
 
+std::string Optimizer::first_not_finite() const {
+  const std::vector<ParameterInfo>& infos = table_->infos();
+  for (auto info = infos.rbegin(); info != infos.rend(); ++info) {
+    const auto part = gradients().subspan(static_cast<std::size_t>(info->offset),
+                                          static_cast<std::size_t>(info->elements()));
+    if (!std::isfinite(kernels::sum_of_squares(context_->stream, part))) return info->name;
+  }
+  return "their sum";
+}
+
 Optimizer::StepResult Optimizer::step(Communicator& communicator, std::int64_t step, double learning_rate) {
   communicator.all_reduce_sum(gradients());
   const double norm = std::sqrt(kernels::sum_of_squares(context_->stream, gradients()));
-  check_argument(
-      std::isfinite(norm), "optimizer",
-      "expected a finite gradient at step {}, got norm {}; lower the learning rate or raise the warm-up",
-      step, norm);
+  if (!std::isfinite(norm))
+    argument_error(
+        "optimizer",
+        "expected a finite gradient at step {}, got norm {}, first in {}; lower the learning rate or "
+        "raise the warm-up",
+        step, norm, first_not_finite());
   kernels::AdamW settings{.learning_rate = static_cast<float>(learning_rate),
                           .beta1 = options_.beta1,
                           .beta2 = options_.beta2,

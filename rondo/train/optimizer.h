@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "rondo/comm/communicator.h"
 #include "rondo/core/context.h"
@@ -43,6 +44,8 @@ class Optimizer {
   StepResult step(Communicator& communicator, std::int64_t step, double learning_rate);
 
  private:
+  /// The last parameter in forward order whose gradient is not finite: backward comes to it first.
+  std::string first_not_finite() const;
   std::span<float> flat(const Buffer& buffer) const {
     return {buffer.as<float>(), static_cast<std::size_t>(table_->total())};
   }

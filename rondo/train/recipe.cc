@@ -1,6 +1,8 @@
 #include "rondo/train/recipe.h"
 
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 
 #include "rondo/core/error.h"
 
@@ -30,6 +32,19 @@ void for_each_field(Recipe& recipe, const Visit& visit) {
   visit("clip", recipe.optimizer.clip);
 }
 
+/// The library would turn 1.5 into 1 and -1 into a huge number.
+template <class Value>
+bool fits(const ordered_json& json) {
+  if constexpr (std::is_same_v<Value, bool>) return json.is_boolean();
+  if constexpr (std::is_unsigned_v<Value>) return json.is_number_unsigned();
+  if constexpr (std::is_integral_v<Value>) {
+    // Counts, none of them negative.
+    return json.is_number_unsigned() &&
+           json.get<std::uint64_t>() <= static_cast<std::uint64_t>(std::numeric_limits<Value>::max());
+  }
+  return json.is_number();
+}
+
 }  // namespace
 
 std::string to_json(const TrainingRecipe& recipe) {
@@ -53,7 +68,11 @@ TrainingRecipe parse_recipe(const std::string& text) {
       return value;
     };
     for_each_field(recipe, [&](const char* name, auto& value) {
-      value = take(name).template get<std::remove_reference_t<decltype(value)>>();
+      using Value = std::remove_reference_t<decltype(value)>;
+      const ordered_json found = take(name);
+      check_argument(fits<Value>(found), op, "expected another kind of value for '{}', got {}", name,
+                     found.dump());
+      value = found.template get<Value>();
     });
     recipe.learning_rate.shape = parse_learning_rate_shape(take("schedule").get<std::string>());
     const auto dtype = take("dtype").get<std::string>();

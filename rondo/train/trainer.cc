@@ -78,12 +78,8 @@ double Trainer::run_sequence(std::int64_t sequence, float gradient_scale, std::i
                     .weights = {}};
   if (recipe_.separate_documents) plan.document_starts = corpus_->document_starts(first, context);
   model_.prepare(plan, true);
-  std::vector<std::int32_t> stream(static_cast<std::size_t>(context) + 1), ids, labels;
-  corpus_->read(first, stream);
-  for (const TokenPlace& place : model_.places()) {
-    ids.push_back(stream[static_cast<std::size_t>(place.global)]);
-    labels.push_back(stream[static_cast<std::size_t>(place.global) + 1]);
-  }
+  const auto [ids, labels, losses] = model_.token_memory();
+  read_shard(token_source(*corpus_), first, model_.places(), ids, labels);
   pairs_ += static_cast<double>(count_pairs(model_.ring().schedule()));
   return model_.forward_backward(
       {.weights = optimizer_.compute_weights(),
