@@ -1,7 +1,10 @@
 #pragma once
 // A small model, a text that has something to learn in it, and runs of a few steps.
 
+#include <gtest/gtest.h>
+
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -104,5 +107,32 @@ struct Text {
   Corpus corpus() const { return Corpus::open({folder.path()}); }
   TemporaryFolder folder;
 };
+
+/// A text for tests that change nothing about it.
+inline const Text& text() {
+  static const Text shared({3000, 1500, 700, 5000});
+  return shared;
+}
+
+/// Losses on several rings, relative to those on one device.
+inline void expect_devices_agree(std::int64_t steps, const std::vector<int>& rings) {
+  const Corpus corpus = text().corpus();
+  Case test;
+  test.recipe = small_recipe(256, steps);
+  test.steps = steps;
+  test.execution.ring.devices = 1;
+  const Outcome one = run_steps(test, corpus);
+  EXPECT_LT(one.losses.back(), one.losses.front() - 0.02 * static_cast<double>(steps));  // it learns
+  for (const int devices : rings) {
+    test.execution.ring.devices = devices;
+    const Outcome other = run_steps(test, corpus);
+    double most = 0;
+    for (std::size_t n = 0; n < one.losses.size(); ++n)
+      most = std::max(most, std::abs(other.losses[n] / one.losses[n] - 1));
+    EXPECT_LE(most, 1e-4) << devices << " devices";
+    ::testing::Test::RecordProperty(fmt::format("loss_difference_on_{}_devices", devices),
+                                    fmt::format("{:.1e}", most));
+  }
+}
 
 }  // namespace rondo::test
