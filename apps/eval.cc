@@ -1,0 +1,221 @@
+// rondo eval: likelihood of a text under a model.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <numbers>
+#include <optional>
+
+#include "apps/commands.h"
+#include "apps/config_file.h"
+#include "apps/model_source.h"
+#include "apps/options.h"
+#include "apps/progress.h"
+#include "apps/run_failure.h"
+#include "apps/stop.h"
+#include "rondo/core/error.h"
+#include "rondo/infer/device_weights.h"
+#include "rondo/io/mapped_file.h"
+#include "rondo/train/checkpoint.h"
+#include "rondo/train/corpus.h"
+#include "rondo/train/trainer.h"
+
+namespace rondo::apps {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kOperation = "eval";
+
+struct Arguments {
+  std::string model, config_file, format = "text";
+  std::vector<std::string> text;
+  std::int64_t context = 0, stride = 0, max_windows = 0;
+  RingArguments ring;
+  ModelRunArguments run;
+};
+
+/// A text as tokens. Bytes are read from the mapped files as they are needed; for a model with a vocabulary
+/// of its own the ids are held.
+class Text {
+ public:
+  Text(const std::vector<std::string>& paths, const ModelSource& model) : tokenizer_(*model.tokenizer) {
+    if (model.is_bytes()) {
+      corpus_ = Corpus::open({paths.begin(), paths.end()});
+      return;
+    }
+    check_argument(paths.size() == 1, kOperation,
+                   "expected one text for a model with the tokenizer '{}', got {}", tokenizer_.name(),
+                   paths.size());
+    const MappedFile file(paths.front());
+    check_argument(file.size() > 0, kOperation, "expected text in {}, got an empty file", paths.front());
+    const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+    ids_ = tokenizer_.bos() ? tokenizer_.encode_with_bos(text) : tokenizer_.encode(text);
+  }
+
+  TokenSource source() const {
+    if (corpus_) return token_source(*corpus_);
+    return {.tokens = static_cast<std::int64_t>(ids_.size()),
+            .read = [this](std::int64_t first, std::span<std::int32_t> ids) {
+              std::copy_n(ids_.begin() + first, ids.size(), ids.begin());
+            }};
+  }
+
+  /// Bytes behind the scored tokens: all but the first, up to the end of the last window.
+  std::int64_t scored_bytes(const Evaluation& evaluation, std::int64_t scored_until) const {
+    if (corpus_) return evaluation.tokens;
+    std::int64_t bytes = 0;
+    for (std::int64_t n = 1; n < scored_until; ++n)
+      bytes += static_cast<std::int64_t>(tokenizer_.piece(ids_[static_cast<std::size_t>(n)]).size());
+    // The space that encoding put in front of the text is no byte of it.
+    return bytes - (tokenizer_.drops_leading_space() && tokenizer_.bos() && scored_until > 1 ? 1 : 0);
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::optional<Corpus> corpus_;
+  std::vector<std::int32_t> ids_;
+};
+
+/// The window's length: as asked, else what the model was trained on, as far as the text reaches.
+std::int64_t context_of(const Arguments& arguments, const ModelSource& model, std::int64_t tokens) {
+  const std::int64_t most = tokens - 1;
+  check_argument(most >= 1, kOperation, "expected a text of at least 2 tokens, got {}", tokens);
+  check_argument(arguments.context <= most, kOperation,
+                 "expected --ctx-size up to the text's {} tokens, got {}", most, arguments.context);
+  if (arguments.context > 0) return arguments.context;
+  std::error_code error;
+  const std::int64_t trained = fs::exists(model.folder / "training_state", error)
+                                   ? read_training_state(model.folder).recipe.context
+                                   : model.model.config().max_positions;
+  return std::min(trained, most);
+}
+
+struct Summary {
+  Evaluation evaluation;
+  EvaluationOptions options;
+  std::int64_t bytes = 0;
+
+  double nats_per_token() const {
+    return evaluation.nats / static_cast<double>(std::max<std::int64_t>(1, evaluation.tokens));
+  }
+  double bits_per_byte() const {
+    return evaluation.nats / std::numbers::ln2 / static_cast<double>(std::max<std::int64_t>(1, bytes));
+  }
+};
+
+void print_text(const Summary& s) {
+  std::string out = fmt::format(
+      "bits per byte  {:.4f}\nperplexity     {:.4f} per token\nscored         {} tokens, {} bytes\n"
+      "windows        {} of {} tokens, stride {}\n\n{:>20} {:>12} {:>14}\n",
+      s.bits_per_byte(), std::exp(s.nats_per_token()), s.evaluation.tokens, s.bytes, s.evaluation.windows,
+      s.options.context, s.options.stride, "tokens in context", "scored", "bits per token");
+  const auto last_of = [&](const PositionBucket& bucket) {
+    return std::min(bucket.end - 1, s.options.context);
+  };
+  for (const PositionBucket& bucket : s.evaluation.by_position)
+    out +=
+        fmt::format("{:>20} {:>12} {:>14.4f}\n",
+                    bucket.begin == last_of(bucket) ? fmt::format("{}", bucket.begin)
+                                                    : fmt::format("{} ... {}", bucket.begin, last_of(bucket)),
+                    bucket.tokens, bucket.nats / static_cast<double>(bucket.tokens) / std::numbers::ln2);
+  std::fputs(out.c_str(), stdout);
+}
+
+void print_json(const Summary& s, const fs::path& folder) {
+  nlohmann::ordered_json json;
+  json["model"] = folder.string();
+  json["bits_per_byte"] = s.bits_per_byte();
+  json["perplexity"] = std::exp(s.nats_per_token());
+  json["nats"] = s.evaluation.nats;
+  json["tokens"] = s.evaluation.tokens;
+  json["bytes"] = s.bytes;
+  json["context"] = s.options.context;
+  json["stride"] = s.options.stride;
+  json["windows"] = s.evaluation.windows;
+  json["by_position"] = nlohmann::ordered_json::array();
+  for (const PositionBucket& bucket : s.evaluation.by_position)
+    json["by_position"].push_back(
+        {{"begin", bucket.begin}, {"end", bucket.end}, {"tokens", bucket.tokens}, {"nats", bucket.nats}});
+  std::fputs((json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n").c_str(), stdout);
+}
+
+/// The last scored token is before this one.
+std::int64_t scored_until(std::int64_t tokens, const EvaluationOptions& options, std::int64_t windows) {
+  return windows == 0 ? 1 : std::min(tokens, (windows - 1) * options.stride + options.context + 1);
+}
+
+int evaluate_text(const Arguments& arguments) {
+  const RingOptions ring = arguments.ring.ring();
+  const ModelSource source = open_model(arguments.model);
+  const Text text(arguments.text, source);
+  const TokenSource tokens = text.source();
+  EvaluationOptions options{.context = context_of(arguments, source, tokens.tokens),
+                            .stride = arguments.stride,
+                            .most_windows = arguments.max_windows,
+                            .layout = arguments.ring.layout()};
+  if (options.stride == 0) options.stride = options.context;
+  check_argument(options.stride <= options.context, kOperation,
+                 "expected --stride up to the context of {} tokens, got {}", options.context, options.stride);
+  const std::atomic<bool>& stop = stop_on_signals("\nstopping after this window\n");
+  ProgressLine line;
+  Summary summary{.evaluation = {}, .options = options};
+  run_ring(ring, [&](Context& context, Communicator& communicator) {
+    const DeviceWeights weights(context, source.model, arguments.run.dtype());
+    Transformer model(context, communicator, source.model.config(), source.model.table(),
+                      {.dtype = arguments.run.dtype(),
+                       .exchange = arguments.ring.exchange(),
+                       .block_tokens = arguments.run.block_tokens()});
+    const auto progress = [&](std::int64_t done, std::int64_t all) {
+      if (context.device == 0) line.show(fmt::format("window {}/{}", done, all), done == all);
+      std::array<std::byte, 1> flag{std::byte{stop.load()}};
+      communicator.broadcast(0, flag);
+      return flag[0] == std::byte{0};
+    };
+    const Evaluation evaluation = evaluate(communicator, model, weights.data(), tokens, options, progress);
+    if (context.device == 0) summary.evaluation = evaluation;
+  });
+  line.finish();
+  if (summary.evaluation.windows < evaluation_windows(tokens.tokens, options)) {
+    line.note(fmt::format("stopped after {} windows", summary.evaluation.windows));
+    return kStoppedStatus;
+  }
+  summary.bytes =
+      text.scored_bytes(summary.evaluation, scored_until(tokens.tokens, options, summary.evaluation.windows));
+  arguments.format == "json" ? print_json(summary, source.folder) : print_text(summary);
+  if (std::fflush(stdout) != 0) throw RunFailure("the result could not be written to stdout");
+  return 0;
+}
+
+}  // namespace
+
+Run add_eval_command(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = app.add_subcommand("eval", "Bits per byte and perplexity of a text, by sliding window");
+  command->add_option("MODEL", arguments->model, "A Hugging Face folder, a checkpoint or a run")->required();
+  command->add_option("TEXT", arguments->text, "Files or folders, as bytes; one file for other tokenizers")
+      ->required();
+  command
+      ->add_option("--ctx-size", arguments->context,
+                   "Tokens of a window [what the model was trained on, at most the text]")
+      ->check(between<std::int64_t>(1, kMostTokens));
+  command->add_option("--stride", arguments->stride, "Tokens by which windows advance [the window]")
+      ->check(between<std::int64_t>(1, kMostTokens));
+  add(*command, "--max-windows", arguments->max_windows, "Windows to score at most; 0: all of the text")
+      ->check(between<std::int64_t>(0, kMostTokens));
+  add(*command, "--format", arguments->format, "Form of the result")->check(one_of({"text", "json"}));
+  arguments->run.add_to(*command);
+  arguments->ring.add_to(*command);
+  command->add_option("--config-file", arguments->config_file, "TOML file with options by name [none]");
+  return [arguments, command] {
+    if (!arguments->config_file.empty()) apply_config_file(*command, arguments->config_file);
+    return evaluate_text(*arguments);
+  };
+}
+
+}  // namespace rondo::apps

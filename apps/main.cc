@@ -1,0 +1,103 @@
+// The `rondo` command: parses, runs one sub-command, and turns every failure into one line and a status:
+// 2 for what was asked (arguments, files), 1 for what failed while running.
+
+#include <cstdio>
+#include <new>
+
+#include "apps/commands.h"
+#include "apps/config_file.h"
+#include "apps/nearest_name.h"
+#include "apps/run_failure.h"
+#include "rondo/core/error.h"
+
+namespace {
+
+using namespace rondo;
+
+struct Command {
+  CLI::App* parser;
+  apps::Run run;
+};
+
+int fail(int status, std::string message) {
+  // One line whatever a file's name or content put into the message.
+  for (char& c : message)
+    if (static_cast<unsigned char>(c) < ' ') c = ' ';
+  std::fprintf(stderr, "rondo: %s\n", message.c_str());
+  return status;
+}
+
+/// What the parser did not expect, with the nearest thing that it would have.
+std::string unexpected(const CLI::App& app, const std::vector<std::string>& arguments) {
+  const auto parsed = app.get_subcommands();
+  if (parsed.empty()) {
+    std::vector<std::string> commands;
+    for (const CLI::App* command : app.get_subcommands({})) commands.push_back(command->get_name());
+    const std::string first = arguments.empty() ? "" : arguments.front();
+    return "unknown command '" + first + "'" + apps::did_you_mean(first, commands) + " (see rondo --help)";
+  }
+  std::vector<std::string> names;
+  for (const std::string& name : apps::option_names(*parsed.front())) names.push_back("--" + name);
+  for (const std::string& argument : parsed.front()->remaining(true)) {
+    if (argument.size() < 2 || argument[0] != '-') continue;
+    const std::string name = argument.substr(0, argument.find('='));
+    return parsed.front()->get_name() + ": unknown option " + name + apps::did_you_mean(name, names);
+  }
+  const auto rest = parsed.front()->remaining(true);
+  return parsed.front()->get_name() + ": unexpected argument '" + (rest.empty() ? "" : rest.front()) + "'";
+}
+
+int run(const std::vector<Command>& commands) {
+  for (const Command& command : commands)
+    if (command.parser->parsed()) return command.run();
+  return 2;
+}
+
+int guarded(const std::vector<Command>& commands) {
+  try {
+    return run(commands);
+  } catch (const apps::RunFailure& error) {
+    return fail(1, error.what());
+  } catch (const ArgumentError& error) {
+    return fail(2, error.what());
+  } catch (const IoError& error) {
+    return fail(2, error.what());
+  } catch (const MemoryLimitError& error) {
+    return fail(2, error.what());
+  } catch (const CLI::ParseError& error) {
+    return fail(2, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(1, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(1, error.what());
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Transformer language models on contexts longer than one device holds, by ring attention.",
+               "rondo");
+  app.set_version_flag("--version", std::string("rondo ") + RONDO_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(36);
+  std::vector<Command> commands;
+  for (const auto add : {apps::add_train_command, apps::add_eval_command, apps::add_generate_command,
+                         apps::add_import_command, apps::add_inspect_command, apps::add_demo_command}) {
+    apps::Run command = add(app);
+    commands.push_back({app.get_subcommands({}).back(), std::move(command)});
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help and --version
+    return app.exit(success);
+  } catch (const CLI::ExtrasError&) {
+    return fail(2, unexpected(app, {argv + 1, argv + argc}));
+  } catch (const CLI::RequiredError& error) {
+    if (app.get_subcommands().empty() && argc > 1) return fail(2, unexpected(app, {argv + 1, argv + argc}));
+    return fail(2, std::string(error.what()) + " (see rondo --help)");
+  } catch (const CLI::ParseError& error) {
+    return fail(2, error.what());
+  }
+  return guarded(commands);
+}

@@ -1,0 +1,175 @@
+// rondo train: a model trained over a ring, with all that people and programs see of it.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+#include <thread>
+
+#include "apps/commands.h"
+#include "apps/config_file.h"
+#include "apps/model_source.h"
+#include "apps/run_failure.h"
+#include "apps/stop.h"
+#include "apps/train_arguments.h"
+#include "apps/train_observer.h"
+#include "apps/train_plan.h"
+#include "apps/train_report.h"
+#include "rondo/core/context.h"
+#include "rondo/core/error.h"
+#include "rondo/infer/generate.h"
+#include "rondo/io/file_error.h"
+#include "rondo/kernels/peak.h"
+
+namespace rondo::apps {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Creates the run's folder now, so that a place that cannot be written to is known before the work; takes it
+/// away again when nothing came of it.
+class RunFolder {
+ public:
+  explicit RunFolder(const fs::path& path) : path_(path) {
+    std::error_code error;
+    created_ = fs::create_directories(path, error);
+    check_file(!error && fs::is_directory(path, error), "train", path,
+               "expected a folder for the run, got {}", error ? error.message() : "a file");
+    check_file(::access(path.c_str(), W_OK) == 0, "train", path, "expected a folder to write into, got: {}",
+               errno_text(errno));
+  }
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
+  ~RunFolder() {
+    std::error_code ignored;
+    if (created_) fs::remove(path_, ignored);  // fails when anything is in it
+  }
+
+ private:
+  fs::path path_;
+  bool created_ = false;
+};
+
+/// What the threads that will run could do at most, in FLOP/s.
+double peak_flops(const TrainArguments& arguments, const TrainPlan& plan) {
+  const int cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  Context context(
+      {.threads = std::min(cpus, arguments.ring.threads_in_all()), .isa = plan.run.execution.ring.isa});
+  return kernels::measure_peak_flops(context.stream, plan.run.recipe.dtype, std::chrono::milliseconds(100));
+}
+
+void say_what_begins(const TrainPlan& plan, double peak) {
+  const TrainingRun& run = plan.run;
+  const RingOptions& ring = run.execution.ring;
+  if (!plan.note.empty()) std::fprintf(stderr, "%s\n", plan.note.c_str());
+  const std::string lines = fmt::format(
+      "model    {}\ncontext  {} tokens, {} per device, {} sequences a step\n"
+      "ring     {} devices of {} threads ({}), {}, exchange {}, remat {}, {}\n"
+      "text     {} bytes in {} files to train on, {} bytes held out\n"
+      "machine  {}FLOP/s at most (measured), {} CPUs\nrun      {}{}\n",
+      describe(run.config, ParameterTable(run.config).parameters()), run.recipe.context,
+      (run.recipe.context + ring.devices - 1) / ring.devices, run.recipe.sequences_per_step, ring.devices,
+      ring.threads, name_of(ring.isa), name_of(run.execution.layout), name_of(run.execution.exchange),
+      name_of(run.execution.remat), name_of(run.recipe.dtype), run.corpus->bytes(), run.corpus->documents(),
+      run.held_out != nullptr ? run.held_out->bytes() : 0, format_rate(peak),
+      std::thread::hardware_concurrency(), run.out.string(),
+      run.resume_from ? fmt::format(", resumed after step {}", plan.first_step) : "");
+  std::fputs(lines.c_str(), stderr);
+}
+
+/// Runs; a failure after the first step is one of running, and says what is left of the run.
+TrainingResult train_watched(const TrainPlan& plan, TrainWatch& watch) {
+  try {
+    return run_training(plan.run, watch.observer());
+  } catch (const std::exception& error) {
+    watch.finish();
+    if (watch.steps() == 0) throw;
+    const fs::path& saved = watch.checkpoint();
+    throw RunFailure(std::string(error.what()) + (saved.empty()
+                                                      ? "; no checkpoint was written yet"
+                                                      : "; the last checkpoint is " + saved.string()));
+  }
+}
+
+std::string write_sample(const TrainArguments& arguments, const TrainPlan& plan, const fs::path& checkpoint) {
+  const ModelSource source = open_model(checkpoint);
+  std::string sample;
+  RingOptions ring = plan.run.execution.ring;
+  ring.trace = nullptr;
+  generate_text(source.model, *source.tokenizer, "",
+                {.ring = ring,
+                 .layout = plan.run.execution.layout,
+                 .model = {.dtype = plan.run.recipe.dtype, .exchange = plan.run.execution.exchange},
+                 .sampling = {.seed = plan.run.recipe.seed},
+                 .max_tokens = arguments.sample_tokens},
+                [&](std::string_view text) { sample += text; });
+  return sample;
+}
+
+void finish_run(const TrainArguments& arguments, const TrainPlan& plan, TrainWatch& watch,
+                TrainSummary& summary) {
+  const TrainingResult& result = summary.result;
+  const bool whole = !result.stopped;
+  if (whole && arguments.bigram && plan.held_out != nullptr) {
+    summary.bigram_bits = bigram_bits_per_byte(*plan.corpus, *plan.held_out);
+    watch.note(
+        fmt::format("held-out text under a byte-bigram model: {:.4f} bits per byte", *summary.bigram_bits));
+  }
+  if (whole && arguments.sample_tokens > 0 && !watch.checkpoint().empty())
+    summary.sample = write_sample(arguments, plan, watch.checkpoint());
+  const fs::path report =
+      arguments.report.empty() ? plan.run.out / "report.html" : fs::path(arguments.report);
+  write_train_report(report, plan, watch, summary);
+  watch.note("report: " + report.string());
+}
+
+/// The options that were given about the ring, which a checkpoint does not hold: on the same ring a resumed
+/// run gives the same bits.
+std::string ring_options(const CLI::App& command) {
+  std::string words;
+  for (const CLI::Option* option : command.get_options())
+    if (option->get_group() == "Ring" && option->count() > 0)
+      words += " --" + option->get_lnames().front() + " " + option->results().back();
+  return words;
+}
+
+int train(const CLI::App& command, const TrainArguments& arguments) {
+  TrainPlan plan = make_train_plan(command, arguments);
+  const RunFolder folder(plan.run.out);
+  const std::atomic<bool>& stop = stop_on_signals("\nstopping after this step; Ctrl-C again stops at once\n");
+  Trace trace(200'000);
+  plan.run.execution.ring.trace = &trace;
+  plan.run.stop = &stop;
+  TrainSummary summary{.peak_flops = peak_flops(arguments, plan), .sample = {}};
+  say_what_begins(plan, summary.peak_flops);
+  TrainWatch watch(plan, summary.peak_flops, trace,
+                   arguments.trace.empty() ? plan.run.out / "trace.json" : fs::path(arguments.trace));
+  summary.result = train_watched(plan, watch);
+  try {
+    watch.finish();
+    finish_run(arguments, plan, watch, summary);
+  } catch (const std::exception& error) {
+    throw RunFailure(error.what());
+  }
+  if (!summary.result.stopped) return 0;
+  watch.note(fmt::format("stopped at step {} of {}; to continue: rondo train --resume {}{}",
+                         summary.result.steps_done, plan.run.recipe.learning_rate.total_steps,
+                         plan.run.out.string(), ring_options(command)));
+  return kStoppedStatus;
+}
+
+}  // namespace
+
+Run add_train_command(CLI::App& app) {
+  auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* command = app.add_subcommand("train", "Train a model on text, over a ring of devices");
+  add_train_options(*command, *arguments);
+  return [arguments, command] {
+    if (!arguments->config_file.empty()) apply_config_file(*command, arguments->config_file);
+    return train(*command, *arguments);
+  };
+}
+
+}  // namespace rondo::apps

@@ -1,0 +1,55 @@
+#pragma once
+// What people and programs see of a run while it goes: the progress line, metrics.jsonl, the trace.
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "apps/metrics.h"
+#include "apps/progress.h"
+#include "apps/train_plan.h"
+#include "rondo/core/trace.h"
+
+namespace rondo::apps {
+
+/// Steps whose events the trace file holds.
+inline constexpr std::int64_t kTracedSteps = 3;
+
+class TrainWatch {
+ public:
+  /// `peak_flops` is what the machine could do at most; 0 is unknown.
+  TrainWatch(const TrainPlan& plan, double peak_flops, Trace& trace, std::filesystem::path trace_file);
+
+  /// Refers to this object.
+  TrainingObserver observer();
+  /// Ends the progress line and writes the trace if the run ended before it was due.
+  void finish();
+  void note(std::string_view words) { line_.note(words); }
+
+  std::int64_t steps() const { return steps_; }
+  const MetricsFile& metrics() const { return metrics_; }
+  const std::filesystem::path& checkpoint() const { return checkpoint_; }  ///< the last; empty: none yet
+  /// Events of one step, the second where there is one: the first also makes room.
+  std::vector<TraceEvent> timeline() const;
+
+ private:
+  void on_step(const StepReport& report);
+  void on_evaluation(std::int64_t step, const Evaluation& evaluation);
+  void write_trace();
+
+  const TrainPlan& plan_;
+  double peak_flops_;
+  Trace& trace_;
+  std::filesystem::path trace_file_;
+  ProgressLine line_;
+  MetricsFile metrics_;
+  std::int64_t steps_ = 0;
+  std::filesystem::path checkpoint_;
+  std::vector<std::int64_t> marks_;  // when each of the first steps ended, in the trace's time
+  std::vector<TraceEvent> timeline_;
+  std::chrono::steady_clock::time_point last_step_ = std::chrono::steady_clock::now();
+  double seconds_per_step_ = 0;  // smoothed, evaluations and checkpoints included
+};
+
+}  // namespace rondo::apps

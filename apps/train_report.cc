@@ -1,0 +1,87 @@
+#include "apps/train_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "apps/model_source.h"
+#include "apps/options.h"
+#include "rondo/io/atomic_file.h"
+
+namespace rondo::apps {
+
+namespace {
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+/// The numbers of a key over all lines that have it.
+std::vector<double> column(const std::vector<nlohmann::json>& lines, const char* key) {
+  std::vector<double> values;
+  for (const nlohmann::json& line : lines)
+    if (line.contains(key) && line[key].is_number()) values.push_back(line[key].get<double>());
+  return values;
+}
+
+std::vector<LossPoint> points(const std::vector<nlohmann::json>& lines, const char* key) {
+  std::vector<LossPoint> result;
+  for (const nlohmann::json& line : lines)
+    if (line.contains(key) && line[key].is_number())
+      result.push_back({line["step"].get<std::int64_t>(), line[key].get<double>()});
+  return result;
+}
+
+using Facts = std::vector<std::pair<std::string, std::string>>;
+
+void add_speed(Facts& facts, const std::vector<nlohmann::json>& lines) {
+  facts.emplace_back("tokens per second",
+                     fmt::format("{:.0f} (median step)", median(column(lines, "tokens_per_second"))));
+  facts.emplace_back("share of peak", fmt::format("{:.0f} % (median step)",
+                                                  100 * median(column(lines, "flops_share_of_peak"))));
+}
+
+Facts facts_of(const TrainPlan& plan, const TrainSummary& summary, const std::vector<nlohmann::json>& lines) {
+  const TrainingRun& run = plan.run;
+  const RingOptions& ring = run.execution.ring;
+  Facts facts = {
+      {"model", describe(run.config, ParameterTable(run.config).parameters())},
+      {"context", fmt::format("{} tokens, {} per device", run.recipe.context,
+                              (run.recipe.context + ring.devices - 1) / ring.devices)},
+      {"ring", fmt::format("{} devices of {} threads, {}, exchange {}", ring.devices, ring.threads,
+                           name_of(run.execution.layout), name_of(run.execution.exchange))},
+      {"storage", fmt::format("{}, remat {}", name_of(run.recipe.dtype), name_of(run.execution.remat))},
+      {"steps", fmt::format("{} of {}{}", summary.result.steps_done, run.recipe.learning_rate.total_steps,
+                            summary.result.stopped ? ", stopped" : "")},
+      {"training text", fmt::format("{} bytes in {} files", run.corpus->bytes(), run.corpus->documents())},
+      {"measured peak", format_rate(summary.peak_flops) + "FLOP/s"},
+  };
+  add_speed(facts, lines);
+  const auto held_out = column(lines, "held_out_bits_per_byte");
+  if (!held_out.empty()) facts.emplace_back("held-out", fmt::format("{:.4f} bits per byte", held_out.back()));
+  if (summary.bigram_bits)
+    facts.emplace_back("byte bigrams", fmt::format("{:.4f} bits per byte", *summary.bigram_bits));
+  return facts;
+}
+
+}  // namespace
+
+void write_train_report(const std::filesystem::path& file, const TrainPlan& plan, const TrainWatch& watch,
+                        const TrainSummary& summary) {
+  const auto lines = read_metrics(watch.metrics().path());
+  const ReportData data{.title = "Training run " + plan.run.out.filename().string(),
+                        .facts = facts_of(plan, summary, lines),
+                        .train = points(lines, "bits_per_byte"),
+                        .held_out = points(lines, "held_out_bits_per_byte"),
+                        .memory = summary.result.memory,
+                        .timeline = watch.timeline(),
+                        .table = {},
+                        .sample = summary.sample};
+  write_file_atomically(file, html_report(data));
+}
+
+}  // namespace rondo::apps

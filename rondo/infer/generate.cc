@@ -1,0 +1,124 @@
+#include "rondo/infer/generate.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <utility>
+#include <vector>
+
+#include "rondo/infer/device_weights.h"
+
+namespace rondo {
+
+namespace {
+
+constexpr const char* kOperation = "generate";
+
+class Stopwatch {
+ public:
+  /// Seconds since construction or the last lap.
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double>(now - std::exchange(begin_, now)).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+std::vector<std::int32_t> prompt_ids(const Tokenizer& tokenizer, std::string_view prompt) {
+  std::vector<std::int32_t> ids =
+      tokenizer.bos() ? tokenizer.encode_with_bos(prompt) : tokenizer.encode(prompt);
+  check_argument(!ids.empty(), kOperation,
+                 "expected a prompt, as the tokenizer '{}' has no token that begins a text, got none",
+                 tokenizer.name());
+  return ids;
+}
+
+/// One device's loop; device 0 also writes the text and the result.
+class Loop {
+ public:
+  Loop(const LoadedModel& model, const Tokenizer& tokenizer, const GenerateOptions& options,
+       Communicator& communicator)
+      : config_(model.config()), tokenizer_(tokenizer), options_(options), communicator_(communicator) {}
+
+  GenerateResult operator()(Generator& generator, std::span<const std::int32_t> prompt,
+                            const std::function<void(std::string_view)>& on_text) {
+    const bool leads = communicator_.device() == 0;
+    GenerateResult result{.prompt_tokens = static_cast<std::int64_t>(prompt.size())};
+    Sampler sampler(options_.sampling);
+    // A prompt that is more than the bos is a text begun: a leading space then belongs to what follows.
+    StreamingDecoder decoder(tokenizer_, prompt.size() == 1 && tokenizer_.bos().has_value());
+    const auto say = [&](const std::string& text) {
+      if (leads && !text.empty() && on_text) on_text(text);
+    };
+    Stopwatch watch;
+    std::span<const float> logits = generator.prefill(prompt);
+    result.prefill_seconds = watch.lap();
+    const auto vocabulary = static_cast<std::size_t>(tokenizer_.vocabulary_size());
+    while (result.new_tokens < options_.max_tokens) {
+      if ((result.stopped = stop_asked())) break;
+      const std::int32_t token = sampler(logits.first(vocabulary), result.new_tokens);
+      if ((result.ended = ends(token))) break;
+      ++result.new_tokens;
+      say(decoder.feed(token));
+      if (result.new_tokens == options_.max_tokens) break;
+      logits = generator.decode(token);
+      ++result.decoded_tokens;
+    }
+    say(decoder.flush());
+    result.decode_seconds = watch.lap();
+    return result;
+  }
+
+ private:
+  bool ends(std::int32_t token) const {
+    return token == tokenizer_.eos() ||
+           std::find(config_.eos.begin(), config_.eos.end(), token) != config_.eos.end();
+  }
+  /// Device 0's view of the flag, so that all devices end at the same token.
+  bool stop_asked() {
+    if (options_.stop == nullptr) return false;
+    std::array<std::byte, 1> flag{std::byte{options_.stop->load()}};
+    communicator_.broadcast(0, flag);
+    return flag[0] != std::byte{0};
+  }
+
+  const ModelConfig& config_;
+  const Tokenizer& tokenizer_;
+  const GenerateOptions& options_;
+  Communicator& communicator_;
+};
+
+}  // namespace
+
+GenerateResult generate_text(const LoadedModel& model, const Tokenizer& tokenizer, std::string_view prompt,
+                             const GenerateOptions& options,
+                             const std::function<void(std::string_view)>& on_text) {
+  check(options.sampling);
+  check_argument(options.max_tokens >= 0, kOperation, "expected at least 0 tokens to generate, got {}",
+                 options.max_tokens);
+  check_argument(tokenizer.vocabulary_size() <= model.config().vocabulary, kOperation,
+                 "expected a tokenizer of at most the model's {} tokens, got {}", model.config().vocabulary,
+                 tokenizer.vocabulary_size());
+  const std::vector<std::int32_t> ids = prompt_ids(tokenizer, prompt);
+  const auto prompt_tokens = static_cast<std::int64_t>(ids.size());
+  check_argument(options.capacity == 0 || prompt_tokens <= options.capacity - options.max_tokens, kOperation,
+                 "expected prompt and answer to fit --ctx-size {}, got {} + {} tokens", options.capacity,
+                 prompt_tokens, options.max_tokens);
+  const GeneratorOptions generator_options{
+      .capacity = options.capacity > 0 ? options.capacity : prompt_tokens + options.max_tokens,
+      .layout = options.layout,
+      .model = options.model};
+  GenerateResult result;
+  run_ring(options.ring, [&](Context& context, Communicator& communicator) {
+    const DeviceWeights weights(context, model, options.model.dtype);
+    Generator generator(context, communicator, model.config(), model.table(), weights.data(),
+                        generator_options);
+    const GenerateResult own = Loop(model, tokenizer, options, communicator)(generator, ids, on_text);
+    if (communicator.device() == 0) result = own;
+  });
+  return result;
+}
+
+}  // namespace rondo

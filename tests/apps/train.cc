@@ -1,0 +1,199 @@
+// Training from the command line, and what evaluation and generation make of the run.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numbers>
+#include <sstream>
+
+#include "tests/apps/command.h"
+
+namespace rondo::test {
+namespace {
+
+using nlohmann::json;
+using Words = std::vector<std::string>;
+
+const Words kShape = {"--layers", "1",          "--width", "16",         "--heads",
+                      "4",        "--kv-heads", "2",       "--ctx-size", "256"};
+const Words kRing = {"--devices", "2"};
+
+std::vector<json> lines_of(const std::filesystem::path& metrics, const char* key) {
+  std::vector<json> lines;
+  std::istringstream file(read_text(metrics));
+  for (std::string line; std::getline(file, line);) {
+    const json parsed = json::parse(line);  // throws, and fails the test, on what is no JSON
+    if (parsed.contains(key)) lines.push_back(parsed);
+  }
+  return lines;
+}
+
+std::vector<double> losses(const std::filesystem::path& metrics) {
+  std::vector<double> values;
+  for (const json& line : lines_of(metrics, "loss")) values.push_back(line["loss"]);
+  return values;
+}
+
+class Train : public testing::Test {
+ protected:
+  void SetUp() override { write_text(folder_ / "text", sample_text(40'000)); }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  /// Six steps of a small model into `out`.
+  CommandResult train(const std::string& out, const Words& more = {}) const {
+    return rondo(Words{"train", path("text"), "--out", path(out), "--steps", "6", "--warmup", "2"} + kShape +
+                 kRing + more);
+  }
+  TemporaryFolder folder_;
+};
+
+TEST_F(Train, WritesMetricsCheckpointReportAndTrace) {
+  const CommandResult result = train(
+      "run", {"--eval-every", "3", "--save-every", "2", "--keep", "2", "--bigram", "--sample-tokens", "8"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.out, "");  // words are for stderr
+  const auto steps = lines_of(folder_ / "run/metrics.jsonl", "loss");
+  ASSERT_EQ(steps.size(), 6u);
+  for (std::size_t n = 0; n < steps.size(); ++n) {
+    const json& line = steps[n];
+    EXPECT_EQ(line["step"], n + 1);
+    EXPECT_NEAR(line["bits_per_byte"], line["loss"].get<double>() / std::numbers::ln2, 1e-12);
+    EXPECT_EQ(line["tokens"], 256);
+    EXPECT_EQ(line["memory_bytes"].size(), 2u);
+    for (const char* key :
+         {"learning_rate", "gradient_norm", "seconds", "tokens_per_second", "flops", "flops_share_of_peak"})
+      EXPECT_GT(line[key].get<double>(), 0) << key;
+  }
+  EXPECT_LT(steps.back()["loss"], steps.front()["loss"]);
+  const auto evaluations = lines_of(folder_ / "run/metrics.jsonl", "held_out_bits_per_byte");
+  ASSERT_EQ(evaluations.size(), 2u);
+  EXPECT_EQ(evaluations[0]["step"], 3);
+  EXPECT_EQ(evaluations[1]["step"], 6);
+  const auto entries = [&] {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_ / "run"))
+      names.push_back(entry.path().filename().string());
+    std::sort(names.begin(), names.end());
+    return names;
+  }();
+  EXPECT_EQ(entries, (Words{"metrics.jsonl", "report.html", "step-00000004", "step-00000006", "trace.json"}));
+  EXPECT_FALSE(json::parse(read_text(folder_ / "run/trace.json"))["traceEvents"].empty());
+  const std::string report = read_text(folder_ / "run/report.html");
+  EXPECT_NE(report.find("byte bigrams"), std::string::npos);
+  EXPECT_NE(report.find("2 devices"), std::string::npos);
+}
+
+TEST_F(Train, AResumedRunGivesTheSameBits) {
+  ASSERT_EQ(train("whole").status, 0);
+  ASSERT_EQ(train("parts", {"--stop-after", "3"}).status, 0);
+  // A line beyond the checkpoint, and one cut short, as after a crash.
+  write_text(folder_ / "parts/metrics.jsonl",
+             read_text(folder_ / "parts/metrics.jsonl") + "{\"step\":4,\"loss\":99}\n{\"step\":5,\"lo");
+  const CommandResult resumed = rondo(
+      Words{"train", "--resume", path("parts"), "--threads", "2", "--exchange", "share", "--remat", "none"} +
+      kRing);
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  const auto whole = losses(folder_ / "whole/metrics.jsonl"), parts = losses(folder_ / "parts/metrics.jsonl");
+  ASSERT_EQ(whole.size(), 6u);
+  EXPECT_EQ(whole, parts);
+  const auto weights = [&](const char* run) {
+    return read_text(folder_ / run / "step-00000006" / "model.safetensors");
+  };
+  EXPECT_TRUE(weights("whole") == weights("parts"));
+}
+
+TEST_F(Train, ResumeRefusesWhatContradictsTheCheckpoint) {
+  ASSERT_EQ(train("run").status, 0);
+  const auto resume = [&](const Words& more) {
+    return rondo(Words{"train", "--resume", path("run")} + more);
+  };
+  const CommandResult done = resume({});
+  EXPECT_EQ(done.status, 2);
+  EXPECT_NE(done.err.find("--steps above the 6"), std::string::npos) << done.err;
+  const struct {
+    Words options;
+    Words named;
+  } cases[] = {
+      {{"--lr", "0.5"}, {"--lr 0.001", "got 0.5"}},
+      {{"--layers", "3"}, {"--layers 1", "got 3"}},
+      {{"--seed", "7"}, {"--seed 1", "got 7"}},
+      {{"--dtype", "bf16"}, {"--dtype f32", "got bf16"}},
+      {{"--schedule", "wsd"}, {"--schedule cosine", "got wsd"}},
+      {{"--from", "x"}, {"--from", "--resume"}},
+      {{"--steps", "5"}, {"--steps of at least 6", "got 5"}},
+      {{"--ctx-size", "128"}, {"--ctx-size 256", "got 128"}},
+  };
+  for (const auto& [options, named] : cases) {
+    // More steps, so that the run is not refused for being done.
+    const CommandResult result = resume(options[0] == "--steps" ? options : Words{"--steps", "8"} + options);
+    EXPECT_EQ(result.status, 2) << options[0];
+    for (const std::string& part : named) EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+  }
+  const CommandResult raised = resume({"--steps", "8", "--lr", "0.001"});
+  EXPECT_EQ(raised.status, 0) << raised.err;
+  EXPECT_NE(raised.err.find("--steps raised from 6 to 8"), std::string::npos) << raised.err;
+  EXPECT_EQ(losses(folder_ / "run/metrics.jsonl").size(), 8u);
+}
+
+TEST_F(Train, OptionsFromAFileYieldToTheCommandLine) {
+  write_text(folder_ / "options.toml",
+             "steps = 9\nlayers = 1\nwidth = 16\nheads = 2\nkv-heads = 1\nctx-size = 128\nlr = 2e-3\n"
+             "tie-embeddings = true\nholdout = 0.1\nvalid = []\n");
+  const CommandResult result = rondo({"train", path("text"), "--out", path("run"), "--config-file",
+                                      path("options.toml"), "--steps", "2", "--warmup", "0"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json state = json::parse(read_text(folder_ / "run/step-00000002/training_state/state.json"));
+  EXPECT_EQ(state["recipe"]["steps"], 2);
+  EXPECT_EQ(state["recipe"]["context"], 128);
+  EXPECT_EQ(state["recipe"]["learning_rate"], 2e-3);
+  EXPECT_TRUE(json::parse(read_text(folder_ / "run/step-00000002/config.json"))["tie_word_embeddings"]);
+}
+
+TEST_F(Train, StartsFromAFolderAndRefusesAnotherShape) {
+  ASSERT_EQ(train("first", {"--holdout", "0"}).status, 0);
+  const Words from = {"train",      path("text"), "--from",  path("first/step-00000006"),
+                      "--ctx-size", "256",        "--steps", "2"};
+  const CommandResult second = rondo(from + Words{"--out", path("second")});
+  ASSERT_EQ(second.status, 0) << second.err;
+  EXPECT_LT(losses(folder_ / "second/metrics.jsonl")[0], losses(folder_ / "first/metrics.jsonl")[0]);
+  const CommandResult refused = rondo(from + Words{"--out", path("third"), "--layers", "2"});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_NE(refused.err.find("--from alone, got --layers"), std::string::npos) << refused.err;
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "third"));
+}
+
+TEST_F(Train, EvaluationAndGenerationReadTheRun) {
+  ASSERT_EQ(train("run").status, 0);
+  const auto eval = [&](const Words& more) {
+    const CommandResult result =
+        rondo(Words{"eval", path("run"), path("text"), "--max-windows", "5", "--format", "json"} + more);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return json::parse(result.out);
+  };
+  const json one = eval({}), again = eval({}), ring = eval({"--devices", "3"});
+  EXPECT_EQ(one, again);
+  EXPECT_EQ(one["context"], 256);
+  EXPECT_EQ(one["tokens"], 5 * 256);
+  EXPECT_EQ(one["bytes"], one["tokens"]);
+  EXPECT_NEAR(one["bits_per_byte"], ring["bits_per_byte"], 1e-5);
+  EXPECT_NEAR(one["perplexity"].get<double>(), std::exp2(one["bits_per_byte"].get<double>()), 1e-6);
+  double nats = 0;
+  for (const json& bucket : one["by_position"]) nats += bucket["nats"].get<double>();
+  EXPECT_NEAR(nats, one["nats"], 1e-6);
+  // Half a stride gives every token but the first ones a longer context, and scores no token twice.
+  const json strided = eval({"--stride", "128"});
+  EXPECT_EQ(strided["tokens"], 256 + 4 * 128);
+
+  const Words generate = {"generate", path("run"), "the ring", "-n", "24", "--echo"};
+  const CommandResult sampled = rondo(generate + Words{"--seed", "3"});
+  ASSERT_EQ(sampled.status, 0) << sampled.err;
+  EXPECT_TRUE(sampled.out.starts_with("the ring")) << sampled.out;
+  EXPECT_EQ(sampled.out, rondo(generate + Words{"--seed", "3"}).out);
+  EXPECT_NE(sampled.out, rondo(generate + Words{"--seed", "4"}).out);
+  EXPECT_EQ(rondo({"generate", path("run"), "-", "-n", "24", "--echo", "--seed", "3"}, "the ring").out,
+            sampled.out);
+  EXPECT_EQ(rondo(Words{"inspect", path("run")}).status, 0);
+}
+
+}  // namespace
+}  // namespace rondo::test
