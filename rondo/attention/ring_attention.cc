@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 
 namespace rondo {
 
@@ -82,8 +81,7 @@ ConstKeyValues RingAttention::contiguous(const ConstTensor& k_TGD, const ConstTe
   return {k, v};
 }
 
-// ---- Forward
-// ----------------------------------------------------------------------------------------------------------
+// ---- Forward ----
 
 namespace {
 
@@ -95,8 +93,9 @@ class ForwardVisitor final : public RingVisitor {
   void begin(int) override {}
   void end(int) override {}
   void compute(const Step& step, const ConstKeyValues& block) override {
-    const DeviceTrace::Span span(context_.trace, "compute",
-                                 context_.trace.enabled() ? fmt::format("{}: forward", args_.label) : "");
+    const DeviceTrace::Span span(
+        context_.trace, "compute",
+        context_.trace.enabled() ? fmt::format("{}: forward, hop {}", args_.label, step.distance) : "");
     kernels::attention_forward(context_.stream, {.q_THD = args_.q_THD,
                                                  .k_SGD = block.k_SGD,
                                                  .v_SGE = block.v_SGE,
@@ -111,12 +110,6 @@ class ForwardVisitor final : public RingVisitor {
   kernels::AttentionState state_;
 };
 
-const Step* global_step(const Schedule& schedule) {
-  for (const Step& step : schedule.steps)
-    if (step.kv.is_global()) return &step;
-  return nullptr;
-}
-
 }  // namespace
 
 void RingAttention::forward(const Forward& args) {
@@ -127,7 +120,7 @@ void RingAttention::forward(const Forward& args) {
   const ConstKeyValues own = contiguous(args.k_TGD, args.v_TGE);
   if (!global_.empty()) {
     const ConstKeyValues block = global_.gather(own);
-    if (const Step* step = global_step(schedule_)) visitor.compute(*step, block);
+    if (const Step* step = schedule_.global_step()) visitor.compute(*step, block);
   }
   if (args.lent.k_SGD.data != nullptr) kv_pool_.give(args.lent);
   counters_.kv_hops += loop(args.label).run(own, {}, last_distance(), visitor);
@@ -135,182 +128,7 @@ void RingAttention::forward(const Forward& args) {
   kernels::attention_state_finish(context_->stream, state, args.out_THE, args.lse_HT);
 }
 
-// ---- Backward
-// ---------------------------------------------------------------------------------------------------------
-
-namespace {
-
-/// Moves the sum of a block's gradients after the block: the device at distance n adds its share to what the
-/// devices before it have summed, and passes the sum on while distance n + 1 is computed; the last one sends
-/// it home.
-class GradientLane {
- public:
-  GradientLane(const RingLoop& loop, BlockPool& pool, Direction direction, const KeyValues& own)
-      : loop_(loop), pool_(pool), direction_(direction), own_(own) {}
-
-  /// Posts what moves while `distance` is computed and makes room for this distance's gradients.
-  void begin(int distance) {
-    distance_ = distance;
-    const int P = loop_.communicator.devices(), me = loop_.schedule.device;
-    const int before = (me + P - hop_step()) % P, after = (me + hop_step()) % P;
-    if (distance == 0) return;
-    if (outgoing_.k_SGD.data != nullptr) {
-      const int last = reach(outgoing_owner_);
-      const bool home = last == distance - 1;
-      post_send(home ? outgoing_owner_ : after, distance, home);
-    }
-    const int owner = block_at(distance);
-    if (owner >= 0) {
-      partial_ = first_tokens(pool_.take(), loop_.shard_tokens[static_cast<std::size_t>(owner)]);
-      kernels::fill_zero(loop_.context.stream, partial_.k_SGD);
-      kernels::fill_zero(loop_.context.stream, partial_.v_SGE);
-      if (distance >= 2) post_receive(receives_, before, distance, false, partial_);
-    }
-    if (reach(me) > 0 && distance == reach(me) + 1)
-      post_receive(home_receives_, (me + reach(me) * hop_step()) % P, distance, true, own_);
-  }
-
-  const KeyValues& partial() const { return partial_; }
-
-  /// Finishes the receives of this distance; returns how many exchanges that were.
-  int finish_receives() {
-    return wait_for(receives_, "receive gradients") + wait_for(home_receives_, "receive own gradients");
-  }
-
-  void finish_sends() {
-    wait_for(sends_, "send gradients");
-    if (outgoing_.k_SGD.data != nullptr) pool_.give(full(outgoing_));
-    outgoing_ = partial_;
-    outgoing_owner_ = partial_.k_SGD.data != nullptr ? block_at(distance_) : -1;
-    partial_ = {};
-  }
-
- private:
-  using Requests = std::array<RequestPtr, 2>;
-
-  int hop_step() const { return direction_ == Direction::down ? 1 : loop_.communicator.devices() - 1; }
-  int reach(int owner) const {
-    const Schedule::Reach& reach = loop_.schedule.reach[static_cast<std::size_t>(owner)];
-    return direction_ == Direction::down ? reach.down : reach.up;
-  }
-  /// Owner of the block that is here at `distance`, or -1.
-  int block_at(int distance) const {
-    const int P = loop_.communicator.devices();
-    if (distance >= P) return -1;
-    const int back = direction_ == Direction::down ? P - distance : distance;
-    const int owner = (loop_.schedule.device + back) % P;
-    return reach(owner) >= distance ? owner : -1;
-  }
-  /// The pool's pairs go back in full capacity.
-  KeyValues full(KeyValues pair) const {
-    pair.k_SGD.tokens = pair.v_SGE.tokens =
-        *std::max_element(loop_.shard_tokens.begin(), loop_.shard_tokens.end());
-    return pair;
-  }
-  void post_send(int to, int distance, bool home) {
-    sends_[0] = loop_.communicator.send(
-        to, loop_.call.tag(MessageKind::key_gradients, direction_, distance, home), outgoing_.k_SGD);
-    sends_[1] = loop_.communicator.send(
-        to, loop_.call.tag(MessageKind::value_gradients, direction_, distance, home), outgoing_.v_SGE);
-  }
-  void post_receive(Requests& requests, int from, int distance, bool home, const KeyValues& into) {
-    requests[0] = loop_.communicator.receive_add(
-        from, loop_.call.tag(MessageKind::key_gradients, direction_, distance, home), into.k_SGD);
-    requests[1] = loop_.communicator.receive_add(
-        from, loop_.call.tag(MessageKind::value_gradients, direction_, distance, home), into.v_SGE);
-  }
-  int wait_for(Requests& requests, const char* what) {
-    if (!requests[0]) return 0;
-    const std::string doing = fmt::format("{}: {}, hop {}", loop_.label, what, distance_);
-    for (RequestPtr& request : requests) loop_.communicator.wait(*request, doing.c_str());
-    requests = {};
-    return 1;
-  }
-
-  const RingLoop& loop_;
-  BlockPool& pool_;
-  Direction direction_;
-  KeyValues own_, partial_, outgoing_;
-  int outgoing_owner_ = -1, distance_ = 0;
-  Requests sends_, receives_, home_receives_;
-};
-
-class BackwardVisitor final : public RingVisitor {
- public:
-  BackwardVisitor(const RingLoop& loop, BlockPool& pool, const RingAttention::Backward& args,
-                  const float* delta_HT)
-      : context_(loop.context),
-        args_(args),
-        delta_HT_(delta_HT),
-        own_{args.dk_TGD, args.dv_TGE},
-        down_(loop, pool, Direction::down, own_),
-        up_(loop, pool, Direction::up, own_) {}
-
-  void begin(int distance) override {
-    down_.begin(distance);
-    up_.begin(distance);
-  }
-  void compute(const Step& step, const ConstKeyValues& block) override {
-    compute(step, block,
-            step.distance == 0 ? own_ : (step.arrives == Direction::down ? down_ : up_).partial());
-  }
-  void compute(const Step& step, const ConstKeyValues& block, const KeyValues& gradients) {
-    const DeviceTrace::Span span(context_.trace, "compute",
-                                 context_.trace.enabled() ? fmt::format("{}: backward", args_.label) : "");
-    kernels::attention_backward(context_.stream, {.q_THD = args_.q_THD,
-                                                  .k_SGD = block.k_SGD,
-                                                  .v_SGE = block.v_SGE,
-                                                  .dout_THE = args_.dout_THE,
-                                                  .lse_HT = args_.lse_HT,
-                                                  .delta_HT = delta_HT_,
-                                                  .tiles = step.tiles,
-                                                  .params = args_.params,
-                                                  .dq_THD = args_.dq_THD,
-                                                  .dk_SGD = gradients.k_SGD,
-                                                  .dv_SGE = gradients.v_SGE});
-  }
-  void end(int) override {
-    received_ += down_.finish_receives() + up_.finish_receives();
-    down_.finish_sends();
-    up_.finish_sends();
-  }
-  int received() const { return received_; }
-
- private:
-  Context& context_;
-  const RingAttention::Backward& args_;
-  const float* delta_HT_;
-  KeyValues own_;
-  GradientLane down_, up_;
-  int received_ = 0;
-};
-
-}  // namespace
-
-void RingAttention::backward(const Backward& args) {
-  check(args);
-  Stream& stream = context_->stream;
-  kernels::attention_delta(stream, args.dout_THE, args.out_THE, delta_.as<float>());
-  for (const Tensor& gradient : {args.dq_THD, args.dk_TGD, args.dv_TGE}) kernels::fill_zero(stream, gradient);
-
-  const RingLoop ring = loop(args.label);
-  BackwardVisitor visitor(ring, gradient_pool_, args, delta_.as<float>());
-  const ConstKeyValues own = contiguous(args.k_TGD, args.v_TGE);
-  if (!global_.empty()) {
-    const ConstKeyValues block = global_.gather(own);
-    const KeyValues gradients = global_.cleared_gradients();
-    if (const Step* step = global_step(schedule_)) visitor.compute(*step, block, gradients);
-    global_.reduce_into({args.dk_TGD, args.dv_TGE});
-  }
-  // One distance more than the keys and values travel: the last sums go home.
-  counters_.kv_hops += ring.run(own, args.spare, last_distance() + 1, visitor);
-  counters_.gradient_hops += visitor.received();
-  kv_pool_.end_loan();
-  gradient_pool_.end_loan();
-}
-
-// ---- Arguments
-// --------------------------------------------------------------------------------------------------------
+// ---- Arguments ----
 
 namespace {
 

@@ -18,8 +18,7 @@
 
 namespace rondo::kernels {
 
-// ---- Attention
-// ------------------------------------------------------------------------------------------------------
+// ---- Attention ----
 // score = scale * q·k; with softcap c > 0: score = c * tanh(score / c); then the mask (the tiles), softmax,
 // dropout, ·v. Online softmax over tiles (Milakov, Gimelshein 2018; Dao et al. 2022); derivations in
 // docs/maths.md.
@@ -81,8 +80,7 @@ struct AttentionBackward {
 /// Recomputes the probabilities from q, k and lse. Rows with lse = -infinity give nothing.
 void attention_backward(Stream& stream, const AttentionBackward& args);
 
-// ---- Linear layers (matrices: one head)
-// -------------------------------------------------------------------------------
+// ---- Linear layers (matrices: one head) ----
 
 /// How a product is stored: y = product, or y += product.
 enum class Store { overwrite, accumulate };
@@ -97,8 +95,7 @@ void linear_backward_input(Stream& stream, const ConstTensor& dy_TN, const Const
 void linear_backward_weight(Stream& stream, const ConstTensor& dy_TN, const ConstTensor& x_TK,
                             const Tensor& dw_NK);
 
-// ---- Element-wise neighbours
-// ------------------------------------------------------------------------------------------
+// ---- Element-wise neighbours ----
 
 /// y = x * w / sqrt(mean(x^2) + epsilon), row by row of [T, K]; w_K float32 or of x's dtype (one row).
 void rms_norm_forward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& w_K, float epsilon,
@@ -148,8 +145,7 @@ void copy(Stream& stream, const ConstTensor& x, const Tensor& y);
 void add(Stream& stream, const ConstTensor& x, const Tensor& y);
 void fill_zero(Stream& stream, const Tensor& y);
 
-// ---- Optimizer
-// --------------------------------------------------------------------------------------------------------
+// ---- Optimizer ----
 
 /// Sum of squares in double, in an order fixed by the length alone.
 double sum_of_squares(Stream& stream, std::span<const float> x);

@@ -89,8 +89,7 @@ class Keys {
   std::string inside_;
 };
 
-// ---- Refusals: keys that change the mathematics and that we do not compute
-// --------------------------------------
+// ---- Refusals: keys that change the mathematics and that we do not compute ----
 
 void refuse_unless(const Keys& keys, const char* key, bool neutral, const char* expected) {
   if (!neutral) keys.refuse(key, expected);
@@ -122,8 +121,7 @@ void refuse_mixed_layers(const Keys& keys, const ModelConfig& config) {
   check_argument(same, keys.operation(), "expected every one of layer_types to be \"{}\", got others", only);
 }
 
-// ---- Rotary positions
-// -------------------------------------------------------------------------------------------
+// ---- Rotary positions ----
 
 using Rope = std::pair<double, RopeScaling>;  // theta and its scaling
 
@@ -208,8 +206,7 @@ void parse_rope_keys(const Keys& keys, ModelConfig& config) {
   std::tie(config.rope_theta, config.rope_scaling) = rope;
 }
 
-// ---- The rest
-// ---------------------------------------------------------------------------------------------------
+// ---- The rest ----
 
 int parse_token(const Keys& keys, const char* key, const Json& value) {
   if (!value.is_number_integer() || value < 0 || value > std::numeric_limits<std::int32_t>::max())
@@ -277,8 +274,7 @@ ModelConfig parse_model(const Keys& keys) {
   return config;
 }
 
-// ---- Writing
-// ----------------------------------------------------------------------------------------------------
+// ---- Writing ----
 
 using OrderedJson = nlohmann::ordered_json;
 

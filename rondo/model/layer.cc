@@ -58,8 +58,7 @@ void for_each_block(std::int64_t tokens, std::int64_t block_tokens, const Body& 
 
 }  // namespace
 
-// ---- Queries, keys and values
-// -----------------------------------------------------------------------------------------
+// ---- Queries, keys and values ----
 
 void project_forward(const LayerPass& pass, const ConstTensor& x_TC, const kernels::Rotary& rotary,
                      const Projections& out) {
@@ -103,8 +102,7 @@ void project_backward(const LayerPass& pass, const ConstTensor& x_TC, const kern
   });
 }
 
-// ---- Attention output
-// -------------------------------------------------------------------------------------------------
+// ---- Attention output ----
 
 void attention_output_forward(const LayerPass& pass, const ConstTensor& x_TC, const ConstTensor& out_THD,
                               const Tensor& mid_TC) {
@@ -124,8 +122,7 @@ void attention_output_backward(const LayerPass& pass, const ConstTensor& out_THD
   });
 }
 
-// ---- Feed-forward
-// -----------------------------------------------------------------------------------------------------
+// ---- Feed-forward ----
 
 namespace {
 

@@ -222,4 +222,10 @@ Schedule make_schedule(const SequencePlan& plan, const Mask& mask, int device) {
   return schedule;
 }
 
+const Step* Schedule::global_step() const {
+  for (const Step& step : steps)
+    if (step.kv.is_global()) return &step;
+  return nullptr;
+}
+
 }  // namespace rondo

@@ -106,6 +106,9 @@ struct Schedule {
     int down = 0, up = 0;
   };
   std::vector<Reach> reach = {};
+
+  /// The step of the global block, or null when there is none.
+  const Step* global_step() const;
 };
 
 /// Throws ArgumentError for contradictory plans and masks, naming what is wrong.
