@@ -1,0 +1,65 @@
+// The ledger holds what docs/memory.md says, to the byte.
+
+#include <gtest/gtest.h>
+
+#include "tests/train/memory_model.h"
+
+namespace rondo {
+namespace {
+
+using test::Entries;
+using test::MemoryCase;
+
+void expect_as_predicted(const MemoryCase& run, const Corpus& corpus) {
+  SCOPED_TRACE(fmt::format("{} devices, {}, {}, {}, {} tokens", run.devices, name_of(run.remat),
+                           name_of(run.dtype), name_of(run.exchange), run.context));
+  const test::Measured measured = test::run_one_step(run, corpus);
+  const SequencePlan plan{.tokens = run.context, .devices = run.devices, .layout = Layout::zigzag};
+  std::int64_t largest = 0;
+  for (int device = 0; device < run.devices; ++device)
+    largest = std::max(largest, shard_tokens(plan, device));
+  for (int device = 0; device < run.devices; ++device) {
+    const auto me = static_cast<std::size_t>(device);
+    Entries expected = test::predicted(run, shard_tokens(plan, device), largest);
+    const auto scratch = static_cast<std::size_t>(Entry::library_scratch);
+    expected[scratch] = measured.peaks[me][scratch];
+    for (std::size_t entry = 0; entry < expected.size(); ++entry)
+      EXPECT_EQ(measured.peaks[me][entry], expected[entry])
+          << name_of(static_cast<Entry>(entry)) << " of device " << device;
+    EXPECT_EQ(measured.peak_totals[me], test::sum_of(expected));
+    EXPECT_LE(expected[scratch], 1 << 20);
+  }
+}
+
+TEST(Memory, TheLedgerHoldsWhatThePageSays) {
+  const Corpus corpus = test::text().corpus();
+  for (const Remat remat : {Remat::layer, Remat::attention, Remat::none})
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const int devices : {1, 2, 5})
+        expect_as_predicted({.config = test::small_config(),
+                             .dtype = dtype,
+                             .remat = remat,
+                             .block_tokens = 32,
+                             .context = 997,
+                             .devices = devices},
+                            corpus);
+}
+
+TEST(Memory, TheLedgerHoldsWhatThePageSaysOfOtherShapes) {
+  const Corpus corpus = test::text().corpus();
+  ModelConfig config = test::small_config();
+  config.layers = 3, config.q_heads = 6, config.kv_heads = 3,
+  config.head_dim = 12;  // q is wider than the model
+  config.vocabulary = 9000, config.ffn = 100, config.tied_embedding = true;
+  for (const Exchange exchange : {Exchange::copy, Exchange::share})
+    expect_as_predicted({.config = config,
+                         .dtype = DType::bf16,
+                         .exchange = exchange,
+                         .block_tokens = 512,  // more than the loss takes of 9000 logits
+                         .context = 1500,
+                         .devices = 3},
+                        corpus);
+}
+
+}  // namespace
+}  // namespace rondo

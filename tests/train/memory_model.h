@@ -1,0 +1,100 @@
+#pragma once
+// docs/memory.md in code: bytes of each ledger entry of one device, from the configuration. Written from the
+// page, not from the allocations, so that a buffer too many shows.
+
+#include <algorithm>
+#include <array>
+
+#include "tests/train/training_support.h"
+
+namespace rondo::test {
+
+struct MemoryCase {
+  ModelConfig config;
+  DType dtype = DType::f32;
+  Remat remat = Remat::attention;
+  Exchange exchange = Exchange::copy;
+  std::int64_t block_tokens = 64, context = 0;
+  int devices = 1;
+};
+
+using Entries = std::array<std::int64_t, static_cast<std::size_t>(Entry::count)>;
+
+/// Of a device with c tokens, on a ring whose largest shard has s. Library scratch is left 0: it depends on
+/// the matrix library.
+inline Entries predicted(const MemoryCase& run, std::int64_t c, std::int64_t s) {
+  const ModelConfig& m = run.config;
+  const std::int64_t e = size_of(run.dtype), C = m.width, F = m.ffn, V = m.vocabulary, L = m.layers,
+                     H = m.q_heads, G = m.kv_heads, d = m.head_dim, B = run.block_tokens,
+                     N = ParameterTable(m).total();
+  const bool rounds = run.dtype != DType::f32;
+  const auto page = [](std::int64_t bytes) { return (bytes + 4095) / 4096 * 4096; };
+  Entries bytes{};
+  const auto of = [&](Entry entry) -> std::int64_t& { return bytes[static_cast<std::size_t>(entry)]; };
+  of(Entry::parameters) = of(Entry::gradients) = page(4 * N);
+  of(Entry::optimizer) = 2 * page(4 * N);
+  of(Entry::compute_weights) = rounds ? page(e * N) : 0;
+  of(Entry::layer_inputs) = (L + 1) * page(e * c * C);
+
+  const std::int64_t output = page(e * c * H * d) + page(4 * c * H);  // and lse
+  const std::int64_t projections = page(e * c * H * d) + 2 * page(e * s * G * d), mid = page(e * c * C);
+  const std::int64_t products = 2 * page(e * c * F);
+  of(Entry::kept) = run.remat == Remat::none        ? L * (projections + output + mid + products)
+                    : run.remat == Remat::attention ? L * output
+                                                    : 0;
+  const std::int64_t recomputed = run.remat == Remat::none        ? 0
+                                  : run.remat == Remat::attention ? projections + mid
+                                                                  : projections + mid + output;
+  const std::int64_t gradients =
+      page(4 * c * C) + page(e * c * H * d) + page(4 * c * H * d) + 2 * page(4 * s * G * d);
+  const std::int64_t state = page(4 * H * ((c + 63) / 64 * 64) * (d + 2)) + page(4 * H * c);
+  of(Entry::attention) = recomputed + gradients + state;
+
+  of(Entry::feed_forward_block) = page(e * B * C) + 4 * page(e * B * F) + page(4 * B * C) +
+                                  (rounds ? page(e * B * std::max(C, H * d)) : 0);
+  const std::int64_t b = std::clamp<std::int64_t>((16 << 20) / (4 * V), 1, B);
+  of(Entry::loss_block) =
+      page(e * b * C) + page(4 * b * V) + page(4 * b) + page(4 * b * C) + (rounds ? page(e * b * V) : 0);
+  if (run.devices > 1)
+    of(Entry::exchange) =
+        (run.exchange == Exchange::copy ? page(2 * e * s * G * d) : 0) + 2 * page(2 * 4 * s * G * d);
+  of(Entry::data) = page(24 * c) + 3 * page(4 * c) + 2 * page(4 * c * d / 2);
+  return bytes;
+}
+
+inline std::int64_t sum_of(const Entries& entries) {
+  std::int64_t sum = 0;
+  for (const std::int64_t bytes : entries) sum += bytes;
+  return sum;
+}
+
+/// What one step's ledgers held.
+struct Measured {
+  std::vector<Entries> peaks;             // of each device
+  std::vector<std::int64_t> peak_totals;  // of each device
+};
+
+inline Measured run_one_step(const MemoryCase& run, const Corpus& corpus, std::int64_t memory_limit = 0) {
+  Measured measured;
+  measured.peaks.resize(static_cast<std::size_t>(run.devices));
+  measured.peak_totals.resize(measured.peaks.size());
+  TrainingRecipe recipe = small_recipe(run.context, 1);
+  recipe.dtype = run.dtype;
+  const ExecutionOptions execution{
+      .ring = {.devices = run.devices, .memory_limit = memory_limit, .timeout = std::chrono::seconds(600)},
+      .remat = run.remat,
+      .exchange = run.exchange,
+      .block_tokens = run.block_tokens};
+  run_ring(execution.ring, [&](Context& context, Communicator& communicator) {
+    Trainer trainer(context, communicator, run.config, recipe, execution, corpus);
+    trainer.initialise();
+    trainer.step();
+    const auto me = static_cast<std::size_t>(context.device);
+    for (std::size_t entry = 0; entry < measured.peaks[me].size(); ++entry)
+      measured.peaks[me][entry] = context.ledger.peak(static_cast<Entry>(entry));
+    measured.peak_totals[me] = context.ledger.peak_total();
+  });
+  return measured;
+}
+
+}  // namespace rondo::test
