@@ -57,7 +57,7 @@ double peak_flops(const TrainArguments& arguments, const TrainPlan& plan) {
   const int cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   Context context(
       {.threads = std::min(cpus, arguments.ring.threads_in_all()), .isa = plan.run.execution.ring.isa});
-  return kernels::measure_peak_flops(context.stream, plan.run.recipe.dtype, std::chrono::milliseconds(100));
+  return kernels::measure_peak_flops(context.stream, plan.run.recipe.dtype, std::chrono::milliseconds(200));
 }
 
 void say_what_begins(const TrainPlan& plan, double peak) {
