@@ -61,5 +61,30 @@ TEST(Memory, TheLedgerHoldsWhatThePageSaysOfOtherShapes) {
                         corpus);
 }
 
+/// What docs/memory.md says of the longest context with 12 layers and 4 query heads per key/value head.
+TEST(Memory, LongestContextsByTheFormulas) {
+  struct Expected {
+    DType dtype;
+    Remat remat;
+    double eight_over_one;
+  };
+  for (const Expected& expected : {Expected{DType::f32, Remat::layer, 7.471},
+                                   {DType::f32, Remat::attention, 7.646},
+                                   {DType::f32, Remat::none, 7.859},
+                                   {DType::bf16, Remat::layer, 7.270},
+                                   {DType::bf16, Remat::attention, 7.484},
+                                   {DType::bf16, Remat::none, 7.778}}) {
+    const MemoryCase run{
+        .config = test::deep_config(512, 8, 2), .dtype = expected.dtype, .remat = expected.remat};
+    const std::int64_t limit = std::int64_t{8} << 30;
+    const auto tokens = [&](int devices) {
+      return static_cast<double>(test::longest_context(run, devices, limit));
+    };
+    EXPECT_NEAR(tokens(8) / tokens(1), expected.eight_over_one, 0.005)
+        << name_of(expected.dtype) << ", " << name_of(expected.remat);
+    EXPECT_NEAR(tokens(8) / tokens(2), 4, 1e-3);
+  }
+}
+
 }  // namespace
 }  // namespace rondo

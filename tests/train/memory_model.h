@@ -68,6 +68,30 @@ inline std::int64_t sum_of(const Entries& entries) {
   return sum;
 }
 
+/// Most tokens whose sequence fits, scratch apart.
+inline std::int64_t longest_context(MemoryCase run, int devices, std::int64_t limit) {
+  run.devices = devices;
+  std::int64_t fits = 1, too_long = limit;
+  while (too_long - fits > 1) {
+    const std::int64_t middle = (fits + too_long) / 2, shard = (middle + devices - 1) / devices;
+    (sum_of(predicted(run, shard, shard)) <= limit ? fits : too_long) = middle;
+  }
+  return fits;
+}
+
+/// 12 layers of plain shape over bytes.
+inline ModelConfig deep_config(std::int64_t width, std::int64_t q_heads, std::int64_t kv_heads) {
+  return {.vocabulary = 258,
+          .width = width,
+          .ffn = width,
+          .layers = 12,
+          .q_heads = q_heads,
+          .kv_heads = kv_heads,
+          .head_dim = width / q_heads,
+          .bos = 256,
+          .eos = {257}};
+}
+
 /// What one step's ledgers held.
 struct Measured {
   std::vector<Entries> peaks;             // of each device
