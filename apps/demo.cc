@@ -38,7 +38,6 @@ ModelConfig demo_model(std::int64_t context) {
   config.kv_heads = 1;
   config.head_dim = 32;
   config.max_positions = context;
-  config.tied_embedding = true;
   config.bos = 256;
   config.eos = {257};
   return config;
@@ -48,7 +47,7 @@ TrainingRecipe demo_recipe(const DemoSettings& settings) {
   TrainingRecipe recipe;
   recipe.context = settings.context;
   recipe.seed = settings.seed;
-  recipe.learning_rate.peak = 6e-3;
+  recipe.learning_rate.peak = 4e-3;
   recipe.learning_rate.warmup = 8;
   recipe.learning_rate.total_steps = kFirstSteps;
   return recipe;
