@@ -48,7 +48,8 @@ TrainingRecipe demo_recipe(const DemoSettings& settings) {
   recipe.context = settings.context;
   recipe.seed = settings.seed;
   recipe.learning_rate.peak = 4e-3;
-  recipe.learning_rate.warmup = 8;
+  recipe.learning_rate.warmup = 10;
+  recipe.learning_rate.final_share = 0.02;
   recipe.learning_rate.total_steps = kFirstSteps;
   return recipe;
 }
@@ -140,6 +141,7 @@ class Demo {
     run_.execution.ring = {.devices = settings_.devices};
     run_.out = settings_.out;
     run_.held_out = &split_.held_out;
+    run_.final_evaluation_windows = 0;  // all: bigrams are counted over all of it too
     run_.evaluate_every = std::max<std::int64_t>(1, run_.recipe.learning_rate.total_steps / 4);
     run_.stop = &stop_on_signals("\nstopping after this step\n");
     say(fmt::format("training for {:.1f} minutes: {} steps of {} tokens", settings_.minutes,

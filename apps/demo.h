@@ -13,7 +13,7 @@ namespace rondo::apps {
 struct DemoSettings {
   std::vector<std::string> data;  ///< empty: the C++ compiler's headers
   std::string out = "demo-run";
-  double minutes = 4;  ///< of training
+  double minutes = 5;  ///< of training
   std::int64_t context = 16384;
   int devices = 4;
   std::uint64_t seed = 1;

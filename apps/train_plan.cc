@@ -222,6 +222,8 @@ TrainPlan make_train_plan(const CLI::App& command, const TrainArguments& argumen
   open_texts(plan);
   run.evaluate_every = arguments.evaluate_every;
   run.evaluation_windows = arguments.evaluation_windows;
+  // Bigrams are counted over all of the held-out text: so must be what they are compared with.
+  run.final_evaluation_windows = arguments.bigram ? 0 : arguments.evaluation_windows;
   run.checkpoint_every = arguments.save_every;
   run.keep = arguments.keep;
   if (arguments.stop_after > 0) {

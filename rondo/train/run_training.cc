@@ -30,12 +30,13 @@ class RunLoop {
       stopped = stop_asked();
       const std::int64_t step = report.step;
       if (stopped || step == last) break;
-      if (run_.evaluate_every > 0 && step % run_.evaluate_every == 0) evaluate(), evaluated = step;
+      if (run_.evaluate_every > 0 && step % run_.evaluate_every == 0)
+        evaluate(run_.evaluation_windows), evaluated = step;
       if (run_.checkpoint_every > 0 && step % run_.checkpoint_every == 0) save(), saved = step;
     }
     // After Ctrl-C the save comes first and nothing long follows it.
     if (saved != trainer_.steps_done()) save();
-    if (!stopped && evaluated != trainer_.steps_done()) evaluate();
+    if (!stopped && evaluated != trainer_.steps_done()) evaluate(run_.final_evaluation_windows);
     const std::vector<DeviceMemory> memory = trainer_.memory();
     if (!leads_) return;
     result_.steps_done = trainer_.steps_done();
@@ -61,11 +62,11 @@ class RunLoop {
     return flag[0] != std::byte{0};
   }
 
-  void evaluate() {
+  void evaluate(std::int64_t windows) {
     if (run_.held_out == nullptr) return;
     const Evaluation evaluation = trainer_.evaluate(
         *run_.held_out, {.context = std::min(run_.recipe.context, run_.held_out->tokens() - 1),
-                         .most_windows = run_.evaluation_windows,
+                         .most_windows = windows,
                          .layout = run_.execution.layout});
     if (!leads_) return;
     result_.evaluation = evaluation;

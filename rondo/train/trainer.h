@@ -96,8 +96,9 @@ struct TrainingRun {
   std::vector<std::string> data_paths, held_out_paths;  ///< recorded in checkpoints
   std::int64_t last_step = 0;  ///< stop after this step; 0: recipe.learning_rate.total_steps
   std::int64_t evaluate_every = 0, checkpoint_every = 0;  ///< steps; 0: at the end alone
-  std::int64_t evaluation_windows = 4;
-  int keep = 2;  ///< checkpoints
+  std::int64_t evaluation_windows = 4;                    ///< of an evaluation on the way; 0: all of the text
+  std::int64_t final_evaluation_windows = 4;              ///< of the one at the end
+  int keep = 2;                                           ///< checkpoints
   /// Set from anywhere (a signal handler) to save and stop after the step at work.
   const std::atomic<bool>* stop = nullptr;
 };
