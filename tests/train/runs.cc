@@ -133,7 +133,13 @@ TEST(Training, EvaluatesAndSavesWhenAsked) {
   WholeRun test(split.train);
   test.run.held_out = &split.held_out;
   test.run.evaluate_every = 3, test.run.checkpoint_every = 2, test.run.keep = 2;
-  test.run.evaluation_windows = 2;
+  test.run.evaluation_windows = 2, test.run.final_evaluation_windows = 3;
+  std::vector<std::int64_t> windows;
+  test.observer.on_evaluation = [&, note = test.observer.on_evaluation](std::int64_t step,
+                                                                        const Evaluation& evaluation) {
+    windows.push_back(evaluation.windows);
+    note(step, evaluation);
+  };
   const TrainingResult result = test();
   EXPECT_EQ(test.events, (Events{"step 1", "step 2", "step-00000002", "step 3", "evaluation 3", "step 4",
                                  "step-00000004", "step 5", "step 6", "evaluation 6", "step-00000006",
@@ -143,7 +149,8 @@ TEST(Training, EvaluatesAndSavesWhenAsked) {
   EXPECT_EQ(result.checkpoint.filename(), "step-00000008");
   EXPECT_EQ(list_checkpoints(test.run.out).size(), 2u);
   ASSERT_TRUE(result.evaluation.has_value());
-  EXPECT_EQ(result.evaluation->windows, 2);
+  EXPECT_EQ(windows, (std::vector<std::int64_t>{2, 2, 3}));
+  EXPECT_EQ(result.evaluation->windows, 3);
   EXPECT_LT(result.evaluation->nats / static_cast<double>(result.evaluation->tokens), std::log(258.0));
   ASSERT_EQ(result.memory.size(), 2u);
   EXPECT_EQ(result.memory[1].device, 1);
