@@ -1,5 +1,7 @@
 #include "rondo/attention/block_pool.h"
 
+#include <algorithm>
+
 namespace rondo {
 
 void BlockPool::resize(const Shape& shape) {
@@ -12,17 +14,30 @@ void BlockPool::resize(const Shape& shape) {
   shape_ = shape;
 }
 
-KeyValues BlockPool::view_of(const Buffer& buffer) const {
+std::int64_t BlockPool::pair_bytes() const {
+  return shape_.tokens * shape_.heads * (shape_.qk_dim + shape_.v_dim) * size_of(shape_.dtype);
+}
+
+KeyValues BlockPool::view_of(void* memory) const {
   const std::int64_t k_bytes = shape_.tokens * shape_.heads * shape_.qk_dim * size_of(shape_.dtype);
-  return {view(buffer.data(), shape_.dtype, shape_.tokens, shape_.heads, shape_.qk_dim),
-          view(buffer.as<char>() + k_bytes, shape_.dtype, shape_.tokens, shape_.heads, shape_.v_dim)};
+  return {
+      view(memory, shape_.dtype, shape_.tokens, shape_.heads, shape_.qk_dim),
+      view(static_cast<char*>(memory) + k_bytes, shape_.dtype, shape_.tokens, shape_.heads, shape_.v_dim)};
+}
+
+int BlockPool::pairs_in(const Buffer& memory, int most) const {
+  if (pair_bytes() == 0) return 0;  // a sequence without tokens
+  return static_cast<int>(std::min<std::int64_t>(memory.bytes() / pair_bytes(), most));
+}
+
+void BlockPool::give(const Buffer& memory, int pairs) {
+  for (int pair = 0; pair < pairs; ++pair) give(view_of(memory.as<char>() + pair * pair_bytes()));
 }
 
 void BlockPool::reserve(int pairs) {
-  const std::int64_t row_bytes = shape_.heads * (shape_.qk_dim + shape_.v_dim) * size_of(shape_.dtype);
   while (static_cast<int>(buffers_.size()) < pairs) {
-    buffers_.push_back(context_->arena.allocate(Entry::exchange, shape_.tokens * row_bytes, what_));
-    free_.push_back(view_of(buffers_.back()));
+    buffers_.push_back(context_->arena.allocate(Entry::exchange, pair_bytes(), what_));
+    free_.push_back(view_of(buffers_.back().data()));
   }
 }
 
@@ -35,7 +50,7 @@ KeyValues BlockPool::take() {
 
 void BlockPool::end_loan() {
   free_.clear();
-  for (const Buffer& buffer : buffers_) free_.push_back(view_of(buffer));
+  for (const Buffer& buffer : buffers_) free_.push_back(view_of(buffer.data()));
 }
 
 }  // namespace rondo

@@ -34,13 +34,19 @@ class BlockPool {
   /// Gives a pair back, or donates the caller's own memory of at least this capacity for as long as the pool
   /// is used.
   void give(const KeyValues& pair) { free_.push_back(pair); }
+  /// Whole pairs that fit into `memory`, at most `most`.
+  int pairs_in(const Buffer& memory, int most) const;
+  /// Donates the first `pairs` of pairs_in(memory), one after the other.
+  void give(const Buffer& memory, int pairs);
   /// Forgets donated memory: everything that take() may return is the pool's own again.
   void end_loan();
   /// Makes sure that `pairs` can be lent out without growing.
   void reserve(int pairs);
 
  private:
-  KeyValues view_of(const Buffer& buffer) const;
+  std::int64_t pair_bytes() const;
+  /// A pair as it lies in memory: all keys, then all values.
+  KeyValues view_of(void* memory) const;
   Context* context_;
   const char* what_;
   Shape shape_;

@@ -38,11 +38,6 @@ void RingAttention::prepare(const SequencePlan& plan, const Mask& mask) {
   global_.prepare(plan, schedule_, block);
   block.dtype = DType::f32;
   gradient_pool_.resize(block);
-  // The same buffers for every ring of two or more, so that memory per device does not depend on its length.
-  if (last_distance() > 0) {
-    if (exchange_ == Exchange::copy) kv_pool_.reserve(1);
-    gradient_pool_.reserve(2);
-  }
 
   const auto grow = [this](Buffer& buffer, std::int64_t elements, const char* what) {
     const std::int64_t bytes = elements * size_of(DType::f32);
@@ -52,7 +47,15 @@ void RingAttention::prepare(const SequencePlan& plan, const Mask& mask) {
   };
   grow(state_, kernels::attention_state_elements(tokens(), shape_.q_heads, shape_.v_dim), "attention state");
   grow(delta_, shape_.q_heads * tokens(), "delta");
+
+  // The same buffers for every ring of two or more, so that memory per device does not depend on its length.
+  if (last_distance() > 0) {
+    if (exchange_ == Exchange::copy) kv_pool_.reserve(1);
+    gradient_pool_.reserve(kGradientPairs - gradient_pairs_in_state());
+  }
 }
+
+int RingAttention::gradient_pairs_in_state() const { return gradient_pool_.pairs_in(state_, kGradientPairs); }
 
 int RingAttention::last_distance() const {
   // The same on every device, so that gradients on their way home find their owner still in the loop.

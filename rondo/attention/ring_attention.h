@@ -51,7 +51,6 @@ class RingAttention {
     Tensor dq_THD, dk_TGD, dv_TGE;  ///< float32, overwritten
     /// Optional: the memory of k and v, with room for max_shard_tokens(), which may be overwritten (saves a
     /// buffer).
-    /// Optional: the memory of k and v, with room for max_shard_tokens(), which may be overwritten.
     KeyValues spare;
     std::string_view label = "attention";
   };
@@ -70,7 +69,12 @@ class RingAttention {
   void check(const Backward& args) const;
   ConstKeyValues contiguous(const ConstTensor& k_TGD, const ConstTensor& v_TGE);
   int last_distance() const;
+  /// How many of the travelling gradients' pairs the attention state's memory holds during backward.
+  int gradient_pairs_in_state() const;
   RingLoop loop(std::string_view label);
+
+  /// One is summed into while the other is under way.
+  static constexpr int kGradientPairs = 2;
 
   Context* context_;
   Communicator* communicator_;

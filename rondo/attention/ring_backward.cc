@@ -75,6 +75,9 @@ void RingAttention::backward(const Backward& args) {
     if (const Step* step = schedule_.global_step()) visitor.compute(*step, block, gradients);
     global_.reduce_into({args.dk_TGD, args.dv_TGE});
   }
+  // Forward's running maxima, sums and outputs have become out and lse, from which backward computes again:
+  // until the next forward clears it, the state is idle memory, and gradients travel in it.
+  gradient_pool_.give(state_, gradient_pairs_in_state());
   // One distance more than the keys and values travel: the last sums go home.
   counters_.kv_hops += ring.run(own, args.spare, last_distance() + 1, visitor);
   counters_.gradient_hops += visitor.received();

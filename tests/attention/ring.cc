@@ -141,6 +141,42 @@ TEST(Ring, WrongShapesAreNamed) {
                ArgumentError);
 }
 
+/// Two pairs of gradients travel; what fits of them into the attention state costs no memory of its own.
+TEST(Ring, GradientsTravelInTheStateAsFarAsItHoldsThem) {
+  constexpr std::int64_t tokens = 512, devices = 4, shard = tokens / devices, dim = 16;
+  for (const std::int64_t group : {1, 2, 3, 4}) {
+    const AttentionShape shape{.q_heads = 2 * group, .kv_heads = 2, .qk_dim = dim, .v_dim = dim};
+    run_ring({.devices = devices}, [&](Context& context, Communicator& communicator) {
+      RingAttention ring(context, communicator, shape, Exchange::share);
+      ring.prepare({.tokens = tokens, .devices = devices, .layout = Layout::striped}, {.causal = true});
+      const std::int64_t in_state = std::min<std::int64_t>(group / 2, 2);
+      EXPECT_EQ(context.ledger.peak(Entry::exchange), (2 - in_state) * shard * 2 * 2 * dim * 4) << group;
+    });
+  }
+}
+
+/// Shards, and with them the pool and the state, that grew and shrank; a device whose shard is too small for
+/// the others' gradients, and one with none.
+TEST(Ring, BitsDoNotDependOnWhatWasPreparedBefore) {
+  for (const Mask& mask : {Mask{.causal = true}, {.causal = false, .window = 60}}) {
+    for (const std::int64_t group : {1, 2, 4}) {
+      RingProblem problem{.tokens = 240, .mask = mask};
+      problem.shape = {.q_heads = 2 * group, .kv_heads = 2, .qk_dim = 12, .v_dim = 20};
+      for (const std::vector<double>& weights : {std::vector<double>{}, {5, 1, 0, 2}}) {
+        RingRun run{.devices = 4, .layout = Layout::zigzag, .weights = weights};
+        const RingResult fresh = run_on_ring(problem, run);
+        const RingResult expected = run_reference(problem);
+        EXPECT_LE(relative_to_largest(fresh.dk, expected.dk), 1e-5);
+        EXPECT_LE(relative_to_largest(fresh.dv, expected.dv), 1e-5);
+        for (const auto& earlier : {std::vector<std::int64_t>{30}, {500}, {0, 500, 30}}) {
+          run.earlier_tokens = earlier;
+          expect_same_bits(fresh, run_on_ring(problem, run));
+        }
+      }
+    }
+  }
+}
+
 TEST(Ring, RepeatedCallsAllocateNothing) {
   run_ring({.devices = 4}, [](Context& context, Communicator& communicator) {
     const AttentionShape shape{.q_heads = 2, .kv_heads = 1, .qk_dim = 16, .v_dim = 16};

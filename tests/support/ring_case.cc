@@ -116,6 +116,10 @@ RingResult run_on_ring(const RingProblem& problem, const RingRun& run) {
   run_ring({.devices = run.devices, .threads = run.threads, .timeout = std::chrono::seconds(120)},
            [&](Context& context, Communicator& communicator) {
              RingAttention ring(context, communicator, s, run.exchange);
+             for (const std::int64_t tokens : run.earlier_tokens)
+               ring.prepare(
+                   {.tokens = tokens, .devices = run.devices, .layout = run.layout, .weights = run.weights},
+                   problem.mask);
              ring.prepare(plan, problem.mask);
              const std::vector<TokenPlace> places = shard_places(plan, context.device);
              const std::int64_t T = ring.tokens(), capacity = ring.max_shard_tokens();

@@ -32,8 +32,9 @@ struct RingRun {
   std::vector<double> weights;  ///< shares of the devices; empty: equal
   Exchange exchange = Exchange::copy;
   int threads = 1;
-  bool lend_memory = false;  ///< use `lent` and `spare`
-  bool strided = false;      ///< keys and values are slices of a wider tensor
+  bool lend_memory = false;                  ///< use `lent` and `spare`
+  bool strided = false;                      ///< keys and values are slices of a wider tensor
+  std::vector<std::int64_t> earlier_tokens;  ///< the ring was prepared for these before
 };
 
 /// The same visibility written as a predicate over global tokens, independent of schedules and tiles.

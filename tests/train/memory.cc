@@ -61,6 +61,16 @@ TEST(Memory, TheLedgerHoldsWhatThePageSaysOfOtherShapes) {
                         corpus);
 }
 
+/// Heads whose attention state holds none, one and more than two of the pairs in which gradients travel.
+TEST(Memory, TheLedgerHoldsWhatThePageSaysForAnyGroup) {
+  const Corpus corpus = test::text().corpus();
+  for (const std::int64_t kv_heads : {6, 3, 1}) {
+    ModelConfig config = test::small_config();
+    config.q_heads = 6, config.kv_heads = kv_heads;
+    expect_as_predicted({.config = config, .block_tokens = 32, .context = 1499, .devices = 3}, corpus);
+  }
+}
+
 /// What docs/memory.md says of the longest context with 12 layers and 4 query heads per key/value head.
 TEST(Memory, LongestContextsByTheFormulas) {
   struct Expected {
@@ -68,12 +78,12 @@ TEST(Memory, LongestContextsByTheFormulas) {
     Remat remat;
     double eight_over_one;
   };
-  for (const Expected& expected : {Expected{DType::f32, Remat::layer, 7.471},
-                                   {DType::f32, Remat::attention, 7.646},
-                                   {DType::f32, Remat::none, 7.859},
-                                   {DType::bf16, Remat::layer, 7.270},
-                                   {DType::bf16, Remat::attention, 7.484},
-                                   {DType::bf16, Remat::none, 7.778}}) {
+  for (const Expected& expected : {Expected{DType::f32, Remat::layer, 7.816},
+                                   {DType::f32, Remat::attention, 7.878},
+                                   {DType::f32, Remat::none, 7.952},
+                                   {DType::bf16, Remat::layer, 7.843},
+                                   {DType::bf16, Remat::attention, 7.891},
+                                   {DType::bf16, Remat::none, 7.954}}) {
     const MemoryCase run{
         .config = test::deep_config(512, 8, 2), .dtype = expected.dtype, .remat = expected.remat};
     const std::int64_t limit = std::int64_t{8} << 30;

@@ -47,17 +47,18 @@ inline Entries predicted(const MemoryCase& run, std::int64_t c, std::int64_t s) 
                                                                   : projections + mid + output;
   const std::int64_t gradients =
       page(4 * c * C) + page(e * c * H * d) + page(4 * c * H * d) + 2 * page(4 * s * G * d);
-  const std::int64_t state = page(4 * H * ((c + 63) / 64 * 64) * (d + 2)) + page(4 * H * c);
-  of(Entry::attention) = recomputed + gradients + state;
+  const std::int64_t state = page(4 * H * ((c + 63) / 64 * 64) * (d + 2));
+  of(Entry::attention) = recomputed + gradients + state + page(4 * H * c);
 
   of(Entry::feed_forward_block) = page(e * B * C) + 4 * page(e * B * F) + page(4 * B * C) +
                                   (rounds ? page(e * B * std::max(C, H * d)) : 0);
   const std::int64_t b = std::clamp<std::int64_t>((16 << 20) / (4 * V), 1, B);
   of(Entry::loss_block) =
       page(e * b * C) + page(4 * b * V) + page(4 * b) + page(4 * b * C) + (rounds ? page(e * b * V) : 0);
+  const std::int64_t gradient_pair = 2 * 4 * s * G * d;
   if (run.devices > 1)
-    of(Entry::exchange) =
-        (run.exchange == Exchange::copy ? page(2 * e * s * G * d) : 0) + 2 * page(2 * 4 * s * G * d);
+    of(Entry::exchange) = (run.exchange == Exchange::copy ? page(2 * e * s * G * d) : 0) +
+                          (2 - std::min<std::int64_t>(2, state / gradient_pair)) * page(gradient_pair);
   of(Entry::data) = page(24 * c) + 3 * page(4 * c) + 2 * page(4 * c * d / 2);
   return bytes;
 }

@@ -9,16 +9,25 @@ namespace {
 
 using test::MemoryCase;
 
-class LongestContext : public ::testing::TestWithParam<Remat> {};
+class LongestContext : public ::testing::TestWithParam<std::tuple<DType, Remat>> {};
 INSTANTIATE_TEST_SUITE_P(Memory, LongestContext,
-                         ::testing::Values(Remat::layer, Remat::attention, Remat::none),
-                         [](const auto& test_case) { return std::string(name_of(test_case.param)); });
+                         ::testing::Combine(::testing::Values(DType::f32, DType::bf16),
+                                            ::testing::Values(Remat::layer, Remat::attention, Remat::none)),
+                         [](const auto& test_case) {
+                           return fmt::format("{}_{}", name_of(std::get<0>(test_case.param)),
+                                              name_of(std::get<1>(test_case.param)));
+                         });
 
 TEST_P(LongestContext, GrowsWithTheRing) {
+  const auto [dtype, remat] = GetParam();
   const test::Text files({12000});
   const Corpus corpus = files.corpus();
-  MemoryCase run{
-      .config = test::deep_config(64, 4, 1), .remat = GetParam(), .block_tokens = 64, .context = 2000, .devices = 2};
+  MemoryCase run{.config = test::deep_config(64, 4, 1),
+                 .dtype = dtype,
+                 .remat = remat,
+                 .block_tokens = 64,
+                 .context = 2000,
+                 .devices = 2};
   const test::Measured two = test::run_one_step(run, corpus);
   const std::int64_t limit = two.peak_totals[0];
   const std::int64_t scratch = two.peaks[0][static_cast<std::size_t>(Entry::library_scratch)];
@@ -39,9 +48,9 @@ TEST_P(LongestContext, GrowsWithTheRing) {
   RecordProperty("limit_MiB", fmt::format("{:.1f}", static_cast<double>(limit) / (1 << 20)));
   RecordProperty("longest", fmt::format("{} {} {}", tokens[0], tokens[1], tokens[2]));
   fmt::print(
-      "{}: limit {:.1f} MiB, longest context on 1, 2, 8 devices: {}, {}, {}; 8 over 2: {:.3f}, 8 over 1: "
+      "{}, {}: limit {:.1f} MiB, longest context on 1, 2, 8 devices: {}, {}, {}; 8 over 2: {:.3f}, 8 over 1: "
       "{:.3f}\n",
-      name_of(GetParam()), static_cast<double>(limit) / (1 << 20), tokens[0], tokens[1], tokens[2],
+      name_of(dtype), name_of(remat), static_cast<double>(limit) / (1 << 20), tokens[0], tokens[1], tokens[2],
       tokens[2] / tokens[1], tokens[2] / tokens[0]);
 }
 
