@@ -25,6 +25,7 @@ namespace rondo::apps {
 namespace {
 
 constexpr std::int64_t kFirstSteps = 3;
+constexpr double kWarmup = 0.6;  // of the steps: attention learns where to look over short reaches first
 constexpr double kBits = 1 / 0.69314718055994530942;  // nats to bits
 
 /// Small enough to learn in minutes on two cores, wide enough to beat counting pairs of bytes.
@@ -36,7 +37,7 @@ ModelConfig demo_model(std::int64_t context) {
   config.layers = 2;
   config.q_heads = 2;
   config.kv_heads = 1;
-  config.head_dim = 32;
+  config.head_dim = 16;
   config.max_positions = context;
   config.bos = 256;
   config.eos = {257};
@@ -47,7 +48,7 @@ TrainingRecipe demo_recipe(const DemoSettings& settings) {
   TrainingRecipe recipe;
   recipe.context = settings.context;
   recipe.seed = settings.seed;
-  recipe.learning_rate.peak = 4e-3;
+  recipe.learning_rate.peak = 3e-3;
   recipe.learning_rate.warmup = 10;
   recipe.learning_rate.final_share = 0.02;
   recipe.learning_rate.total_steps = kFirstSteps;
@@ -135,8 +136,24 @@ class Demo {
     report_.timeline = ring_.last_step;
   }
 
+  /// Seconds of a step, averaged over a run whose context warms up.
+  double mean_step_seconds() {
+    TrainingRun run = run_;
+    run.recipe.context_warmup = 1;
+    run.recipe.learning_rate.total_steps = 1000;  // the first steps are those of the shortest reach
+    const double full = ring_.seconds_per_step;
+    const double least = run_first_steps(run, settings_.devices, 1, 2).seconds_per_step;
+    run.recipe.context_warmup = kWarmup;
+    double sum = 0;  // attention's part of a step grows with its reach
+    for (std::int64_t step = 1; step <= 1000; ++step)
+      sum += least + (full - least) * static_cast<double>(reach_at(run.recipe, step)) /
+                         static_cast<double>(settings_.context);
+    return sum / 1000;
+  }
+
   TrainingResult train_for_minutes() {
-    const auto steps = static_cast<std::int64_t>(settings_.minutes * 60 / ring_.seconds_per_step);
+    const auto steps = static_cast<std::int64_t>(settings_.minutes * 60 / mean_step_seconds());
+    run_.recipe.context_warmup = kWarmup;
     run_.recipe.learning_rate.total_steps = std::max<std::int64_t>(steps, kFirstSteps);
     run_.execution.ring = {.devices = settings_.devices};
     run_.out = settings_.out;
@@ -144,8 +161,9 @@ class Demo {
     run_.final_evaluation_windows = 0;  // all: bigrams are counted over all of it too
     run_.evaluate_every = std::max<std::int64_t>(1, run_.recipe.learning_rate.total_steps / 4);
     run_.stop = &stop_on_signals("\nstopping after this step\n");
-    say(fmt::format("training for {:.1f} minutes: {} steps of {} tokens", settings_.minutes,
-                    run_.recipe.learning_rate.total_steps, settings_.context));
+    say(fmt::format(
+        "training for about {:.1f} minutes: {} steps of {} tokens, the reach of attention growing from 256",
+        settings_.minutes, run_.recipe.learning_rate.total_steps, settings_.context));
     return train(run_, report_);
   }
 

@@ -15,7 +15,6 @@
 #include "apps/model_source.h"
 #include "apps/options.h"
 #include "apps/progress.h"
-#include "apps/run_failure.h"
 #include "apps/stop.h"
 #include "rondo/core/error.h"
 #include "rondo/infer/device_weights.h"
@@ -188,7 +187,6 @@ int evaluate_text(const Arguments& arguments) {
   summary.bytes =
       text.scored_bytes(summary.evaluation, scored_until(tokens.tokens, options, summary.evaluation.windows));
   arguments.format == "json" ? print_json(summary, source.folder) : print_text(summary);
-  if (std::fflush(stdout) != 0) throw RunFailure("the result could not be written to stdout");
   return 0;
 }
 

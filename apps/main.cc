@@ -48,8 +48,13 @@ std::string unexpected(const CLI::App& app, const std::vector<std::string>& argu
 }
 
 int run(const std::vector<Command>& commands) {
-  for (const Command& command : commands)
-    if (command.parser->parsed()) return command.run();
+  for (const Command& command : commands) {
+    if (!command.parser->parsed()) continue;
+    const int status = command.run();
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      throw apps::RunFailure("the result could not be written to stdout");
+    return status;
+  }
   return 2;
 }
 

@@ -125,13 +125,19 @@ void finish_run(const TrainArguments& arguments, const TrainPlan& plan, TrainWat
   watch.note("report: " + report.string());
 }
 
-/// The options that were given about the ring, which a checkpoint does not hold: on the same ring a resumed
-/// run gives the same bits.
-std::string ring_options(const CLI::App& command) {
+/// The options that were given and that a checkpoint does not hold. On the same ring, in the same blocks, a
+/// resumed run gives the same bits; without its --keep it would remove checkpoints.
+std::string options_beside_checkpoint(const CLI::App& command) {
   std::string words;
-  for (const CLI::Option* option : command.get_options())
-    if (option->get_group() == "Ring" && option->count() > 0)
-      words += " --" + option->get_lnames().front() + " " + option->results().back();
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->count() == 0 || option->get_lnames().empty()) continue;
+    const std::string& name = option->get_lnames().front();
+    const bool named = name == "out" || name == "resume" || name == "config-file";
+    const bool of_run = option->get_group() == "Run" && !named;
+    if (!of_run && option->get_group() != "Ring" && name != "remat" && name != "block-tokens") continue;
+    words += " --" + name;
+    if (option->get_items_expected_max() > 0) words += " " + option->results().back();
+  }
   return words;
 }
 
@@ -156,7 +162,7 @@ int train(const CLI::App& command, const TrainArguments& arguments) {
   if (!summary.result.stopped) return 0;
   watch.note(fmt::format("stopped at step {} of {}; to continue: rondo train --resume {}{}",
                          summary.result.steps_done, plan.run.recipe.learning_rate.total_steps,
-                         plan.run.out.string(), ring_options(command)));
+                         plan.run.out.string(), options_beside_checkpoint(command)));
   return kStoppedStatus;
 }
 

@@ -65,6 +65,10 @@ void add_recipe(CLI::App& command, TrainArguments& a) {
   add(command, "--ctx-size", r.context, "Tokens of a sequence")
       ->check(between<std::int64_t>(1, kMostTokens))
       ->group(kGroup);
+  add(command, "--ctx-warmup", a.recipe.context_warmup,
+      "Share of the steps, from the first, in which attention's reach doubles from 256 tokens to --ctx-size")
+      ->check(between(0.0, 1.0))
+      ->group(kGroup);
   count("--steps", r.learning_rate.total_steps, 1, "Optimizer steps of the whole run");
   count("--stop-after", a.stop_after, 0, "Save and end after this step of --steps; 0: do not");
   count("--batch", r.sequences_per_step, 1, "Sequences of a step");

@@ -39,6 +39,7 @@ void check_recipe(const Agreement& agree, const TrainingRecipe& saved, const Tra
   agree.check("--batch", saved.sequences_per_step, r.sequences_per_step);
   agree.check("--seed", saved.seed, r.seed);
   agree.check("--separate-documents", saved.separate_documents, r.separate_documents);
+  agree.check("--ctx-warmup", saved.context_warmup, r.context_warmup);
   agree.check("--holdout", saved.held_out, r.held_out);
   agree.check("--dtype", std::string(saved.dtype == DType::f32 ? "f32" : "bf16"), asked.dtype);
   agree.check("--lr", saved.learning_rate.peak, r.learning_rate.peak);

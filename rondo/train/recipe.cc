@@ -1,5 +1,6 @@
 #include "rondo/train/recipe.h"
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <type_traits>
@@ -19,6 +20,7 @@ void for_each_field(Recipe& recipe, const Visit& visit) {
   visit("sequences_per_step", recipe.sequences_per_step);
   visit("seed", recipe.seed);
   visit("separate_documents", recipe.separate_documents);
+  visit("context_warmup", recipe.context_warmup);
   visit("held_out", recipe.held_out);
   visit("learning_rate", recipe.learning_rate.peak);
   visit("final_learning_rate_share", recipe.learning_rate.final_share);
@@ -46,6 +48,17 @@ bool fits(const ordered_json& json) {
 }
 
 }  // namespace
+
+std::int64_t reach_at(const TrainingRecipe& recipe, std::int64_t step) {
+  const double warmup = recipe.context_warmup * static_cast<double>(recipe.learning_rate.total_steps);
+  const auto done = static_cast<double>(step - 1);
+  if (done >= warmup) return recipe.context;
+  int doublings = 0;
+  while ((kWarmupContext << doublings) < recipe.context) ++doublings;
+  // Each length has the same number of steps.
+  const auto stage = static_cast<int>(done / warmup * doublings);
+  return std::min(recipe.context, kWarmupContext << stage);
+}
 
 std::string to_json(const TrainingRecipe& recipe) {
   ordered_json json;

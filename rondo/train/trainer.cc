@@ -49,6 +49,8 @@ Trainer::Trainer(Context& context, Communicator& communicator, const ModelConfig
       order_(sequences_in(corpus, recipe.context), recipe.seed) {
   check_argument(recipe.sequences_per_step >= 1, "train", "expected at least 1 sequence a step, got {}",
                  recipe.sequences_per_step);
+  check_argument(recipe.context_warmup >= 0 && recipe.context_warmup <= 1, "train",
+                 "expected a context warm-up of 0 to 1 of the steps, got {}", recipe.context_warmup);
 }
 
 void Trainer::initialise() {
@@ -69,6 +71,17 @@ void Trainer::resume(const std::filesystem::path& checkpoint, std::int64_t step)
   step_ = step;
 }
 
+std::vector<std::int64_t> Trainer::document_starts(std::int64_t first) const {
+  std::vector<std::int64_t> starts;
+  if (recipe_.separate_documents) starts = corpus_->document_starts(first, recipe_.context);
+  const std::int64_t reach = reach_at(recipe_, step_ + 1);
+  if (reach == recipe_.context) return starts;
+  for (std::int64_t start = 0; start < recipe_.context; start += reach) starts.push_back(start);
+  std::sort(starts.begin(), starts.end());
+  starts.erase(std::unique(starts.begin(), starts.end()), starts.end());
+  return starts;
+}
+
 double Trainer::run_sequence(std::int64_t sequence, float gradient_scale, std::int64_t micro_step) {
   const std::int64_t context = recipe_.context, first = sequence * context;
   SequencePlan plan{.tokens = context,
@@ -76,7 +89,7 @@ double Trainer::run_sequence(std::int64_t sequence, float gradient_scale, std::i
                     .layout = execution_.layout,
                     .document_starts = {},
                     .weights = {}};
-  if (recipe_.separate_documents) plan.document_starts = corpus_->document_starts(first, context);
+  plan.document_starts = document_starts(first);
   model_.prepare(plan, true);
   const auto [ids, labels, losses] = model_.token_memory();
   read_shard(token_source(*corpus_), first, model_.places(), ids, labels);

@@ -66,6 +66,8 @@ class Trainer {
   std::vector<DeviceMemory> memory();
 
  private:
+  /// Where attention is cut in the sequence that begins at token `first` of the text, at the step at work.
+  std::vector<std::int64_t> document_starts(std::int64_t first) const;
   /// Runs one sequence forward and backward; returns this device's loss in nats.
   double run_sequence(std::int64_t sequence, float gradient_scale, std::int64_t micro_step);
 

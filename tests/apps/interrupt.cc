@@ -51,12 +51,13 @@ class Interrupt : public testing::Test {
 TEST_F(Interrupt, SavesStopsAndGoesOnWithTheSameBits) {
   for (const int signal : {SIGINT, SIGTERM}) {
     const std::string out = "run" + std::to_string(signal);
-    Process process(train(out, "100000"));
+    Process process(train(out, "100000") + Words{"--keep", "0", "--bigram"});
     await_steps(process, out);
     process.signal(signal);
     const CommandResult stopped = process.wait();
     EXPECT_EQ(stopped.status, 130) << stopped.err;
-    EXPECT_NE(stopped.err.find("rondo train --resume " + path(out) + " --devices 2"), std::string::npos)
+    const std::string again = "rondo train --resume " + path(out) + " --keep 0 --bigram --devices 2\n";
+    EXPECT_NE(stopped.err.find(again), std::string::npos)
         << stopped.err;
     const std::size_t done = losses(folder_ / out / "metrics.jsonl").size();
     const std::string until = std::to_string(done + 4);

@@ -18,6 +18,7 @@ TrainingRecipe unusual() {
                         .sequences_per_step = 3,
                         .seed = 0xfedcba9876543210ull,
                         .separate_documents = true,
+                        .context_warmup = 0.6789012345678901,
                         .held_out = 0.1234567890123456789,
                         .dtype = DType::bf16};
   recipe.learning_rate = {.shape = LearningRateShape::wsd,
@@ -30,12 +31,24 @@ TrainingRecipe unusual() {
   return recipe;
 }
 
+TEST(Recipe, ReachDoublesUpToTheContext) {
+  TrainingRecipe recipe{.context = 2000};
+  recipe.learning_rate.total_steps = 20;
+  for (const std::int64_t step : {1, 10, 20}) EXPECT_EQ(reach_at(recipe, step), 2000);
+  recipe.context_warmup = 0.6;  // 12 steps: 256, 512 and 1024 in turns of four
+  for (std::int64_t step = 1; step <= 20; ++step)
+    EXPECT_EQ(reach_at(recipe, step), step <= 4 ? 256 : step <= 8 ? 512 : step <= 12 ? 1024 : 2000) << step;
+  recipe.context = 200;  // shorter than where the warm-up begins
+  EXPECT_EQ(reach_at(recipe, 1), 200);
+}
+
 TEST(Recipe, SurvivesJsonBitForBit) {
   const TrainingRecipe before = unusual(), after = parse_recipe(to_json(before));
   EXPECT_EQ(after.context, before.context);
   EXPECT_EQ(after.sequences_per_step, before.sequences_per_step);
   EXPECT_EQ(after.seed, before.seed);
   EXPECT_EQ(after.separate_documents, before.separate_documents);
+  EXPECT_EQ(after.context_warmup, before.context_warmup);
   EXPECT_EQ(after.held_out, before.held_out);
   EXPECT_EQ(after.dtype, before.dtype);
   EXPECT_EQ(after.learning_rate.shape, before.learning_rate.shape);

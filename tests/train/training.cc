@@ -69,6 +69,19 @@ TEST(SameBits, WithSeparateDocuments) {
   EXPECT_NE(run_steps(test, corpus).losses, run_steps(together, corpus).losses);
 }
 
+TEST(SameBits, WithAWarmUpOfTheContext) {
+  Case test;
+  test.recipe.context = 600;
+  test.recipe.context_warmup = 0.5;
+  test.execution.ring.devices = 3;
+  const test::Text files({900, 700, 800});
+  const Corpus corpus = files.corpus();
+  expect_same_bits(test, corpus);
+  Case without = test;
+  without.recipe.context_warmup = 0;
+  EXPECT_NE(run_steps(test, corpus).losses, run_steps(without, corpus).losses);
+}
+
 TEST(SameBits, WithSeveralSequencesPerStepAndAWindow) {
   Case test;
   test.recipe.sequences_per_step = 2;
