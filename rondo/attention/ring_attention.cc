@@ -48,8 +48,9 @@ void RingAttention::prepare(const SequencePlan& plan, const Mask& mask) {
   grow(state_, kernels::attention_state_elements(tokens(), shape_.q_heads, shape_.v_dim), "attention state");
   grow(delta_, shape_.q_heads * tokens(), "delta");
 
-  // The same buffers for every ring of two or more, so that memory per device does not depend on its length.
-  if (last_distance() > 0) {
+  // The same buffers for every ring of two or more, so that memory per device depends neither on its length
+  // nor on where this sequence's documents end: the next one's may travel.
+  if (communicator_->devices() > 1) {
     if (exchange_ == Exchange::copy) kv_pool_.reserve(1);
     gradient_pool_.reserve(kGradientPairs - gradient_pairs_in_state());
   }

@@ -2,7 +2,10 @@
 
 #include <sys/mman.h>
 
-#include <new>
+#include <cerrno>
+#include <cstring>
+
+#include "rondo/core/error.h"
 
 namespace rondo {
 
@@ -19,9 +22,11 @@ Buffer::Buffer(Ledger* ledger, Entry entry, std::int64_t bytes, const char* what
   void* pages = mmap(nullptr, static_cast<std::size_t>(bytes_), PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) {
+    const int error = errno;
     ledger_->remove(entry_, bytes_);
     bytes_ = 0;
-    throw std::bad_alloc();
+    throw MemoryLimitError(fmt::format("[memory] expected {} bytes for {} ({}), got: {}", bytes, what,
+                                       name_of(entry), std::strerror(error)));
   }
   data_ = pages;
 }

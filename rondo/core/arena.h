@@ -53,7 +53,8 @@ class Buffer {
 class Arena {
  public:
   explicit Arena(Ledger& ledger) : ledger_(&ledger) {}
-  /// Throws MemoryLimitError when the ledger's limit would be passed. `what` must be a literal.
+  /// Throws MemoryLimitError when the ledger's limit would be passed or the system has no more. `what` must
+  /// be a literal.
   Buffer allocate(Entry entry, std::int64_t bytes, const char* what) { return {ledger_, entry, bytes, what}; }
   Ledger& ledger() const { return *ledger_; }
 

@@ -28,7 +28,7 @@ class IoError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// A device asked for more memory than its limit.
+/// A device asked for more memory than its limit, or than the system has.
 class MemoryLimitError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

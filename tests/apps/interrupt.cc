@@ -57,8 +57,7 @@ TEST_F(Interrupt, SavesStopsAndGoesOnWithTheSameBits) {
     const CommandResult stopped = process.wait();
     EXPECT_EQ(stopped.status, 130) << stopped.err;
     const std::string again = "rondo train --resume " + path(out) + " --keep 0 --bigram --devices 2\n";
-    EXPECT_NE(stopped.err.find(again), std::string::npos)
-        << stopped.err;
+    EXPECT_NE(stopped.err.find(again), std::string::npos) << stopped.err;
     const std::size_t done = losses(folder_ / out / "metrics.jsonl").size();
     const std::string until = std::to_string(done + 4);
     const CommandResult resumed =
@@ -100,9 +99,10 @@ TEST_F(Interrupt, AFullDiskLeavesNothingHalfWritten) {
 
 TEST_F(Interrupt, ResultsThatCannotBeWrittenAreAFailure) {
   ASSERT_EQ(rondo(train("run", "2")).status, 0);
-  for (const char* command : {"generate", "eval"}) {
-    const std::string line = std::string(RONDO_COMMAND) + " " + command + " '" + path("run") + "' '" +
-                             path("text") + "' > /dev/full 2> '" + path("err") + "'";
+  const std::string text = " '" + path("text") + "'";
+  for (const auto& [command, more] : {std::pair{"generate", text}, {"eval", text}, {"inspect", {}}}) {
+    const std::string line = std::string(RONDO_COMMAND) + " " + command + " '" + path("run") + "'" + more +
+                             " > /dev/full 2> '" + path("err") + "'";
     EXPECT_EQ(WEXITSTATUS(std::system(line.c_str())), 1) << read_text(folder_ / "err");
     EXPECT_NE(read_text(folder_ / "err").find("stdout"), std::string::npos);
   }

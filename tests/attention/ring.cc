@@ -155,6 +155,26 @@ TEST(Ring, GradientsTravelInTheStateAsFarAsItHoldsThem) {
   }
 }
 
+/// A sequence whose documents stay where they are makes room for the next one's, which may not.
+TEST(Ring, LongerDocumentsTakeNoMoreMemory) {
+  constexpr int devices = 4;
+  for (const Exchange exchange : {Exchange::copy, Exchange::share}) {
+    run_ring({.devices = devices}, [&](Context& context, Communicator& communicator) {
+      RingAttention ring(context, communicator, {.q_heads = 2, .kv_heads = 2, .qk_dim = 16, .v_dim = 16},
+                         exchange);
+      SequencePlan plan{.tokens = 512,
+                        .devices = devices,
+                        .layout = Layout::contiguous,
+                        .document_starts = {0, 128, 256, 384}};
+      ring.prepare(plan, {.causal = true});
+      const std::int64_t allocations = context.ledger.allocations();
+      plan.document_starts = {};
+      ring.prepare(plan, {.causal = true});
+      EXPECT_EQ(context.ledger.allocations(), allocations) << name_of(exchange);
+    });
+  }
+}
+
 /// Shards, and with them the pool and the state, that grew and shrank; a device whose shard is too small for
 /// the others' gradients, and one with none.
 TEST(Ring, BitsDoNotDependOnWhatWasPreparedBefore) {

@@ -109,6 +109,18 @@ TEST(Buffers, OfNothingHoldNothing) {
   EXPECT_EQ(ledger.allocations(), 0);
 }
 
+TEST(Buffers, MoreThanTheSystemHasIsNamed) {
+  Ledger ledger;
+  Arena arena(ledger);
+  try {
+    (void)arena.allocate(Entry::feed_forward_block, std::int64_t{1} << 60, "gate block");
+    FAIL() << "expected no such memory";
+  } catch (const MemoryLimitError& error) {
+    EXPECT_NE(std::string(error.what()).find("gate block (feed-forward block)"), std::string::npos);
+  }
+  EXPECT_EQ(ledger.total(), 0);
+}
+
 TEST(Buffers, OverTheLimitLeaveTheLedgerAsItWas) {
   Ledger ledger;
   ledger.set_limit(8192);
