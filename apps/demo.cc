@@ -94,12 +94,21 @@ std::string prompt_of(const Corpus& held_out) {
   return text;
 }
 
+/// `out`, or out-2, out-3, ...: the first that holds no run yet.
+std::string fresh_folder(const std::string& out) {
+  std::string folder = out;
+  for (int n = 2; std::filesystem::exists(folder) && !std::filesystem::is_empty(folder); ++n)
+    folder = fmt::format("{}-{}", out, n);
+  return folder;
+}
+
 class Demo {
  public:
   explicit Demo(const DemoSettings& settings)
       : settings_(settings), corpus_(open_corpus()), split_(corpus_.split(0.05)) {}
 
   int operator()() {
+    settings_.out = fresh_folder(settings_.out);
     run_.config = demo_model(settings_.context);
     run_.recipe = demo_recipe(settings_);
     run_.corpus = &split_.train;
@@ -208,7 +217,8 @@ Run add_demo_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "demo", "Train a small model at a long context for a few minutes and show what came of it");
   command->add_option("DATA", settings->data, "Text files or folders [the C++ compiler's headers]");
-  add(*command, "--out", settings->out, "Folder of the run: checkpoint and report.html");
+  add(*command, "--out", settings->out,
+      "Folder of the run: checkpoint and report.html; -2, -3, ... is added where it holds one");
   add(*command, "--minutes", settings->minutes,
       "Minutes of training; the number of steps follows from the measured speed")
       ->check(above(0));

@@ -1,6 +1,7 @@
 #pragma once
 // What users of the library may include. Everything else is Rondo's own and may change without notice.
 
+#include "rondo/attention/decode.h"
 #include "rondo/attention/ring_attention.h"
 #include "rondo/comm/communicator.h"
 #include "rondo/comm/device_group.h"
@@ -15,9 +16,17 @@
 #include "rondo/core/stream.h"
 #include "rondo/core/tensor.h"
 #include "rondo/core/trace.h"
+#include "rondo/infer/generate.h"
 #include "rondo/io/atomic_file.h"
 #include "rondo/io/mapped_file.h"
 #include "rondo/io/safetensors.h"
 #include "rondo/kernels/kernels.h"
+#include "rondo/model/config.h"
+#include "rondo/model/hf_folder.h"
+#include "rondo/model/parameters.h"
+#include "rondo/model/transformer.h"
 #include "rondo/schedule/schedule.h"
 #include "rondo/text/tokenizer.h"
+#include "rondo/train/corpus.h"
+#include "rondo/train/evaluate.h"
+#include "rondo/train/trainer.h"
