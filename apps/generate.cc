@@ -98,7 +98,7 @@ void add_sampling(CLI::App& command, SamplingOptions& sampling) {
       ->group(kGroup);
   add(command, "--min-p", sampling.min_p, "Only tokens this many times as likely as the likeliest; 0: all")
       ->group(kGroup);
-  add(command, "--seed", sampling.seed, "Seed of the choice of tokens")->group(kGroup);
+  add(command, "--seed", sampling.seed, "Seed of the choice of tokens")->check(without_sign())->group(kGroup);
 }
 
 }  // namespace

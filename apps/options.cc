@@ -19,6 +19,14 @@ CLI::Validator above(double low) {
   return CLI::Validator(check, "");
 }
 
+CLI::Validator without_sign() {
+  const auto check = [](const std::string& text) -> std::string {
+    if (text.find('-') == std::string::npos) return {};
+    return fmt::format("expected a number of at least 0, got '{}'", text);
+  };
+  return CLI::Validator(check, "");
+}
+
 CLI::Validator one_of(std::vector<std::string> words) {
   const std::string choice = fmt::format("{}", fmt::join(words, "|"));
   const auto check = [words = std::move(words), choice](const std::string& text) -> std::string {

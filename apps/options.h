@@ -41,6 +41,8 @@ CLI::Validator at_least(T low) {
 }
 /// Values above `low`; refuses NaN and infinity.
 CLI::Validator above(double low);
+/// Refuses a sign: read as an unsigned number, -1 would become a huge one.
+CLI::Validator without_sign();
 /// One of a few words.
 CLI::Validator one_of(std::vector<std::string> words);
 

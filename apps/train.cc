@@ -52,6 +52,17 @@ class RunFolder {
   bool created_ = false;
 };
 
+/// A file that is written late in the run has to have a folder from the start.
+void check_place(const char* option, const std::string& name) {
+  if (name.empty()) return;
+  const fs::path parent = fs::absolute(name).parent_path();
+  std::error_code error;
+  check_argument(fs::is_directory(parent, error) && ::access(parent.c_str(), W_OK) == 0, "train",
+                 "expected a folder to write into for {} {}, got none", option, name);
+  check_argument(!fs::is_directory(name, error), "train", "expected a file for {}, got the folder {}", option,
+                 name);
+}
+
 /// What the threads that will run could do at most, in FLOP/s.
 double peak_flops(const TrainArguments& arguments, const TrainPlan& plan) {
   const int cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -144,6 +155,8 @@ std::string options_beside_checkpoint(const CLI::App& command) {
 int train(const CLI::App& command, const TrainArguments& arguments) {
   TrainPlan plan = make_train_plan(command, arguments);
   const RunFolder folder(plan.run.out);
+  check_place("--trace", arguments.trace);
+  check_place("--report", arguments.report);
   const std::atomic<bool>& stop = stop_on_signals("\nstopping after this step; Ctrl-C again stops at once\n");
   Trace trace(200'000);
   plan.run.execution.ring.trace = &trace;

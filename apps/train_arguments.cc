@@ -94,7 +94,9 @@ void add_recipe(CLI::App& command, TrainArguments& a) {
   add(command, "--clip", r.optimizer.clip, "Largest norm of the gradient; 0: any")
       ->check(at_least(0.0))
       ->group(kGroup);
-  add(command, "--seed", r.seed, "Seed of parameters, order and dropout")->group(kGroup);
+  add(command, "--seed", r.seed, "Seed of parameters, order and dropout")
+      ->check(without_sign())
+      ->group(kGroup);
   add(command, "--dtype", a.dtype, "Storage of activations; parameters are updated in f32")
       ->check(one_of({"f32", "bf16"}))
       ->group(kGroup);

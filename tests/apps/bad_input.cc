@@ -52,6 +52,9 @@ TEST_F(BadInput, OptionsAreNamed) {
   expect_refused(train({"--kv-heads", "1", "--lr", "0"}), {"--lr", "'0'"});
   expect_refused(train({"--kv-heads", "1", "--devices", "0"}), {"--devices", "'0'"});
   expect_refused(train({"--kv-heads", "1", "--threads", "-1"}), {"--threads", "'-1'"});
+  expect_refused(train({"--kv-heads", "1", "--seed", "-1"}), {"--seed", "'-1'"});
+  expect_refused(train({"--kv-heads", "1", "--trace", path("none/t")}), {"--trace", path("none/t")});
+  expect_refused(train({"--kv-heads", "1", "--report", folder_.path().string()}), {"--report", "folder"});
   expect_refused(train({"--kv-heads", "1", "--layout", "zagzig"}), {"--layout", "zagzig", "zigzag"});
   expect_refused(train({"--kv-heads", "1", "--memory-limit", "5Q"}), {"--memory-limit", "5Q"});
   expect_refused(train({"--kv-heads", "1", "--isa", "mmx"}), {"isa", "mmx"});
