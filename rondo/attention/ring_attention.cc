@@ -39,21 +39,23 @@ void RingAttention::prepare(const SequencePlan& plan, const Mask& mask) {
   block.dtype = DType::f32;
   gradient_pool_.resize(block);
 
-  const auto grow = [this](Buffer& buffer, std::int64_t elements, const char* what) {
-    const std::int64_t bytes = elements * size_of(DType::f32);
-    if (buffer.bytes() >= bytes) return;
-    buffer = Buffer();
-    buffer = context_->arena.allocate(Entry::attention, bytes, what);
-  };
   grow(state_, kernels::attention_state_elements(tokens(), shape_.q_heads, shape_.v_dim), "attention state");
-  grow(delta_, shape_.q_heads * tokens(), "delta");
 
   // The same buffers for every ring of two or more, so that memory per device depends neither on its length
   // nor on where this sequence's documents end: the next one's may travel.
-  if (communicator_->devices() > 1) {
-    if (exchange_ == Exchange::copy) kv_pool_.reserve(1);
-    gradient_pool_.reserve(kGradientPairs - gradient_pairs_in_state());
-  }
+  if (communicator_->devices() > 1 && exchange_ == Exchange::copy) kv_pool_.reserve(1);
+}
+
+void RingAttention::grow(Buffer& buffer, std::int64_t elements, const char* what) {
+  const std::int64_t bytes = elements * size_of(DType::f32);
+  if (buffer.bytes() >= bytes) return;
+  buffer = Buffer();
+  buffer = context_->arena.allocate(Entry::attention, bytes, what);
+}
+
+void RingAttention::reserve_backward() {
+  grow(delta_, shape_.q_heads * tokens(), "delta");
+  if (communicator_->devices() > 1) gradient_pool_.reserve(kGradientPairs - gradient_pairs_in_state());
 }
 
 int RingAttention::gradient_pairs_in_state() const { return gradient_pool_.pairs_in(state_, kGradientPairs); }

@@ -68,6 +68,9 @@ class RingAttention {
   void check(const Forward& args) const;
   void check(const Backward& args) const;
   ConstKeyValues contiguous(const ConstTensor& k_TGD, const ConstTensor& v_TGE);
+  void grow(Buffer& buffer, std::int64_t elements, const char* what);
+  /// What only backward needs, at its first call: evaluation and generation never hold it.
+  void reserve_backward();
   int last_distance() const;
   /// How many of the travelling gradients' pairs the attention state's memory holds during backward.
   int gradient_pairs_in_state() const;

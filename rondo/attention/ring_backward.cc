@@ -63,6 +63,7 @@ class BackwardVisitor final : public RingVisitor {
 void RingAttention::backward(const Backward& args) {
   check(args);
   Stream& stream = context_->stream;
+  reserve_backward();
   kernels::attention_delta(stream, args.dout_THE, args.out_THE, delta_.as<float>());
   for (const Tensor& gradient : {args.dq_THD, args.dk_TGD, args.dv_TGE}) kernels::fill_zero(stream, gradient);
 

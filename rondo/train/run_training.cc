@@ -27,9 +27,10 @@ class RunLoop {
     while (trainer_.steps_done() < last && !stopped) {
       const StepReport report = trainer_.step();
       if (leads_ && observer_.on_step) observer_.on_step(report);
-      stopped = stop_asked();
       const std::int64_t step = report.step;
-      if (stopped || step == last) break;
+      if (step == last) break;  // a stop that comes now finds the run finished
+      stopped = stop_asked();
+      if (stopped) break;
       if (run_.evaluate_every > 0 && step % run_.evaluate_every == 0)
         evaluate(run_.evaluation_windows), evaluated = step;
       if (run_.checkpoint_every > 0 && step % run_.checkpoint_every == 0) save(), saved = step;

@@ -149,6 +149,20 @@ TEST(Ring, GradientsTravelInTheStateAsFarAsItHoldsThem) {
     run_ring({.devices = devices}, [&](Context& context, Communicator& communicator) {
       RingAttention ring(context, communicator, shape, Exchange::share);
       ring.prepare({.tokens = tokens, .devices = devices, .layout = Layout::striped}, {.causal = true});
+      EXPECT_EQ(context.ledger.peak(Entry::exchange), 0) << "before anything goes backward";
+      std::vector<float> q(shard * 2 * group * dim), k(shard * 2 * dim), dq(q), dk(k), dv(k),
+          lse(shard * 2 * group);
+      const Tensor queries = view(q.data(), DType::f32, shard, 2 * group, dim);
+      const Tensor keys = view(k.data(), DType::f32, shard, 2, dim);
+      ring.backward({.q_THD = queries,
+                     .k_TGD = keys,
+                     .v_TGE = keys,
+                     .out_THE = queries,
+                     .dout_THE = queries,
+                     .lse_HT = lse.data(),
+                     .dq_THD = view(dq.data(), DType::f32, shard, 2 * group, dim),
+                     .dk_TGD = view(dk.data(), DType::f32, shard, 2, dim),
+                     .dv_TGE = view(dv.data(), DType::f32, shard, 2, dim)});
       const std::int64_t in_state = std::min<std::int64_t>(group / 2, 2);
       EXPECT_EQ(context.ledger.peak(Entry::exchange), (2 - in_state) * shard * 2 * 2 * dim * 4) << group;
     });
