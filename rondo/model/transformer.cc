@@ -109,6 +109,11 @@ void Transformer::check_ids(std::span<const std::int32_t> ids) const {
                  "expected {} ids, this device's share, got {}", tokens(), ids.size());
 }
 
+DeviceTrace::Span Transformer::span(std::int64_t layer, const char* part) const {
+  const bool recording = context_->trace.enabled();
+  return {context_->trace, "compute", recording ? fmt::format("layer {}: {}", layer, part) : ""};
+}
+
 void Transformer::run_attention(std::int64_t layer, const Step* training) {
   const Projections qkv = activations_->projections(layer);
   const std::string label = fmt::format("layer {}", layer);
@@ -126,9 +131,13 @@ void Transformer::layer_forward(std::int64_t layer, const LayerPass& pass, const
                                 const KeyValueSink* sink) {
   const Tensor x = activations_->x(layer), y = activations_->x(layer + 1);
   const Projections qkv = activations_->projections(layer);
-  project_forward(pass, x, rotary(), qkv);
+  {
+    const auto traced = span(layer, "projections");
+    project_forward(pass, x, rotary(), qkv);
+  }
   if (sink != nullptr) (*sink)(layer, qkv.k_TGD, qkv.v_TGD);
   run_attention(layer, training);
+  const auto traced = span(layer, "feed-forward");
   attention_output_forward(pass, x, activations_->out(layer), y);
   if (training != nullptr && options_.remat == Remat::none)
     kernels::copy(context_->stream, y, activations_->mid(layer));
@@ -144,8 +153,11 @@ void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, cons
   if (options_.remat == Remat::layer) run_attention(layer, &training);
   if (options_.remat != Remat::none) attention_output_forward(pass, x, out, mid);
 
-  feed_forward_backward(pass, mid, activations_->kept_feed_forward(layer), dx);
-  attention_output_backward(pass, out, dx, dout);
+  {
+    const auto traced = span(layer, "feed-forward backward");
+    feed_forward_backward(pass, mid, activations_->kept_feed_forward(layer), dx);
+    attention_output_backward(pass, out, dx, dout);
+  }
   const std::string label = fmt::format("layer {}", layer);
   ring_.backward({.q_THD = qkv.q_THD,
                   .k_TGD = qkv.k_TGD,
@@ -159,6 +171,7 @@ void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, cons
                   .dv_TGE = gradients.v_TGD,
                   .spare = activations_->key_value_memory(layer),
                   .label = label});
+  const auto traced = span(layer, "projections backward");
   project_backward(pass, x, rotary(), gradients, dx);
 }
 

@@ -90,6 +90,8 @@ class Transformer {
   kernels::AttentionParams attention_params(std::int64_t layer, const Step* training) const;
   kernels::Rotary rotary() const;
   void check_ids(std::span<const std::int32_t> ids) const;
+  /// Records a part of a layer in the trace as long as it lives; attention records its own hops.
+  DeviceTrace::Span span(std::int64_t layer, const char* part) const;
   void run_attention(std::int64_t layer, const Step* training);
   void layer_forward(std::int64_t layer, const LayerPass& pass, const Step* training,
                      const KeyValueSink* sink);

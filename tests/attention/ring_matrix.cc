@@ -43,7 +43,7 @@ std::vector<std::int64_t> documents_in(std::int64_t tokens) {
 struct Bounds {
   double forward, gradients;
 };
-/// Of the largest magnitude: what the issue of this feature asks for, at any number of devices.
+/// Of the largest magnitude: the same at any number of devices.
 Bounds bounds_of(DType dtype) {
   return dtype == DType::f32 ? Bounds{2e-6, 1e-5} : Bounds{std::ldexp(1.0, -8), std::ldexp(1.0, -7)};
 }
