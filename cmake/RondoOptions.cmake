@@ -1,7 +1,7 @@
 option(RONDO_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(RONDO_BUILD_APPS "Build the rondo command" ON)
 set(RONDO_SANITIZE "" CACHE STRING "Sanitizers to build with: empty, address,undefined or thread")
-set(RONDO_CPU_TIERS "portable;avx2;avx512" CACHE STRING
+set(RONDO_CPU_TIERS "portable;avx2;avx512;avx512_bf16" CACHE STRING
     "Instruction-set tiers of the CPU kernels; one of them is chosen at run time")
 
 set(CMAKE_CXX_STANDARD 20)

@@ -1,11 +1,14 @@
 #pragma once
 // Instruction-set tiers of the CPU kernels.
 
+#include <array>
 #include <string_view>
 
 namespace rondo {
 
-enum class Isa { portable, avx2, avx512 };
+/// In rising order: each includes the ones before it. avx512_bf16 adds the dot product of bfloat16 pairs.
+enum class Isa { portable, avx2, avx512, avx512_bf16 };
+inline constexpr std::array kEveryIsa{Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
 
 const char* name_of(Isa isa);
 

@@ -8,10 +8,10 @@
 
 namespace rondo::kernels {
 
-/// Float32 FLOP/s that all threads of the stream reach together with multiplications and additions in
-/// registers alone, in the instructions of the stream's tier; a fused multiply-add counts as two. Takes about
-/// `budget` (positive). For bfloat16 it is the same number: kernels compute in float32. oneDNN's bfloat16
-/// products may exceed it.
+/// FLOP/s that all threads of the stream reach together with multiplications and additions in registers
+/// alone, in the instructions of the stream's tier; a fused multiply-add counts as two. Takes about `budget`
+/// (positive). bfloat16: dot products of pairs summed in float32 where the tier has them, else the float32
+/// figure, since kernels then widen.
 double measure_peak_flops(Stream& stream, DType dtype, std::chrono::milliseconds budget);
 
 }  // namespace rondo::kernels

@@ -180,9 +180,10 @@ TEST(Isas, AreParsedByName) {
   EXPECT_EQ(parse_isa(""), detected_isa());
   EXPECT_EQ(parse_isa("portable"), Isa::portable);
   EXPECT_STREQ(name_of(Isa::avx512), "avx512");
+  EXPECT_STREQ(name_of(Isa::avx512_bf16), "avx512_bf16");
   EXPECT_THROW(parse_isa("AVX2"), ArgumentError);
   EXPECT_THROW(parse_isa("sse"), ArgumentError);
-  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : kEveryIsa) {
     if (isa <= detected_isa())
       EXPECT_EQ(parse_isa(name_of(isa)), isa);
     else

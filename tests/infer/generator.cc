@@ -187,7 +187,7 @@ TEST(Generator, EveryTierEqualsTheReference) {
     ModelConfig config = base_config();
     config.sliding_window = 9, config.first_k = 1;
     const Model model(config, dtype, 30);
-    for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+    for (const Isa isa : kEveryIsa)
       if (isa <= detected_isa()) expect_reference(model, {.devices = 2, .prompt = 11, .isa = isa});
   }
 }

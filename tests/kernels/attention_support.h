@@ -23,7 +23,7 @@ namespace rondo::attention_test {
 /// The tiers that were built and that this processor can run.
 inline std::vector<Isa> tiers() {
   std::vector<Isa> found;
-  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+  for (const Isa isa : kEveryIsa)
     if (isa <= detected_isa() && kernels::tier(isa).name == std::string(name_of(isa))) found.push_back(isa);
   return found;
 }

@@ -18,7 +18,7 @@ namespace rondo::test {
 /// The tiers that this processor can run.
 inline std::vector<Isa> tiers() {
   std::vector<Isa> all;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+  for (Isa isa : kEveryIsa)
     if (isa <= detected_isa()) all.push_back(isa);
   return all;
 }

@@ -67,7 +67,7 @@ class OnnxOps : public ::testing::Test {
 // Every tier that this processor has and that was built.
 std::vector<Isa> usable_tiers() {
   std::vector<Isa> tiers;
-  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : kEveryIsa) {
     if (isa > detected_isa()) continue;
     try {
       kernels::tier(isa);

@@ -20,7 +20,10 @@ constexpr std::int64_t kRounds = 4096;
 constexpr int kWindows = 8;
 
 /// FLOP/s of all threads over one window.
-double window_rate(Stream& stream, const RowKernels& kernels, Clock::duration length) {
+double window_rate(Stream& stream, const RowKernels& kernels, DType dtype, Clock::duration length) {
+  const bool pairs = dtype == DType::bf16;
+  const auto multiply_add = pairs ? kernels.multiply_add_pairs : kernels.multiply_add;
+  const std::int64_t flops = pairs ? kernels.multiply_add_pairs_flops : kernels.multiply_add_flops;
   std::vector<std::int64_t> calls(static_cast<std::size_t>(stream.threads()));
   // Written to by every call, so that none can be left out.
   std::vector<float> results(calls.size());
@@ -32,7 +35,7 @@ double window_rate(Stream& stream, const RowKernels& kernels, Clock::duration le
     std::int64_t count = 0;
     float result = 0;
     do {
-      result += kernels.multiply_add(kRounds);
+      result += multiply_add(kRounds);
       ++count;
     } while (Clock::now() < deadline);
     calls[static_cast<std::size_t>(index)] = count;
@@ -41,18 +44,18 @@ double window_rate(Stream& stream, const RowKernels& kernels, Clock::duration le
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   std::int64_t count = 0;
   for (std::int64_t made : calls) count += made;
-  return static_cast<double>(count * kRounds) * static_cast<double>(kernels.multiply_add_flops) / seconds;
+  return static_cast<double>(count * kRounds) * static_cast<double>(flops) / seconds;
 }
 
 }  // namespace
 
-double measure_peak_flops(Stream& stream, DType, std::chrono::milliseconds budget) {
+double measure_peak_flops(Stream& stream, DType dtype, std::chrono::milliseconds budget) {
   check_argument(budget.count() > 0, "measure_peak_flops", "expected a positive budget, got {} ms",
                  budget.count());
   const RowKernels& kernels = row_kernels(stream.isa());
   double best = 0;
   for (int window = 0; window < kWindows; ++window)
-    best = std::max(best, window_rate(stream, kernels, Clock::duration(budget) / kWindows));
+    best = std::max(best, window_rate(stream, kernels, dtype, Clock::duration(budget) / kWindows));
   return best;
 }
 

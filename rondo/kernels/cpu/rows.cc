@@ -14,6 +14,11 @@ namespace avx2 {
 const RowKernels& row_kernels();
 }
 #endif
+#ifdef RONDO_TIER_AVX512_BF16
+namespace avx512_bf16 {
+const RowKernels& row_kernels();
+}
+#endif
 #ifdef RONDO_TIER_AVX512
 namespace avx512 {
 const RowKernels& row_kernels();
@@ -21,6 +26,9 @@ const RowKernels& row_kernels();
 #endif
 
 const RowKernels& row_kernels(Isa isa) {
+#ifdef RONDO_TIER_AVX512_BF16
+  if (isa >= Isa::avx512_bf16) return avx512_bf16::row_kernels();
+#endif
 #ifdef RONDO_TIER_AVX512
   if (isa >= Isa::avx512) return avx512::row_kernels();
 #endif

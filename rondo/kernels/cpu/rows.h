@@ -60,6 +60,9 @@ struct RowKernels {
   /// Multiplications and additions in registers alone; returns something that depends on all of them.
   float (*multiply_add)(std::int64_t rounds);
   std::int64_t multiply_add_flops;  ///< of one round
+  /// The same with products of bfloat16 pairs where the tier has them, else multiply_add.
+  float (*multiply_add_pairs)(std::int64_t rounds);
+  std::int64_t multiply_add_pairs_flops;
 };
 
 /// Those of the tier, or of the best lower tier that was built.

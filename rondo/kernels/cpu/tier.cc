@@ -4,6 +4,11 @@
 
 namespace rondo::kernels {
 
+#ifdef RONDO_TIER_AVX512_BF16
+namespace avx512_bf16 {
+extern const Tier kTable;
+}
+#endif
 #ifdef RONDO_TIER_AVX512
 namespace avx512 {
 extern const Tier kTable;
@@ -21,6 +26,9 @@ extern const Tier kTable;
 #endif
 
 const Tier& tier(Isa isa) {
+#ifdef RONDO_TIER_AVX512_BF16
+  if (isa >= Isa::avx512_bf16) return avx512_bf16::kTable;
+#endif
 #ifdef RONDO_TIER_AVX512
   if (isa >= Isa::avx512) return avx512::kTable;
 #endif
