@@ -59,6 +59,19 @@ struct AttentionForward {
 /// Adds the keys of `tiles` to the state. D and E are 4...256 and may differ.
 void attention_forward(Stream& stream, const AttentionForward& args);
 
+struct AttentionDecode {
+  ConstTensor q_THD, k_SGD, v_SGE;
+  std::span<const Tile> tiles;  ///< disjoint; the sequences of a batch are tiles with key ranges of their own
+  AttentionParams params;       ///< dropout is refused: decoding never trains
+  Tensor out_THE;               ///< float32 or q's dtype
+  float* lse_HT = nullptr;      ///< may be null
+};
+/// Finished attention of a few queries (the newest tokens of one or many sequences) over many keys: what
+/// attention_forward into a cleared state and attention_state_finish would give, at the speed at which keys
+/// and values can be read. Each is read once for up to 8 queries of a tile and all query heads that share it.
+/// Rows that see nothing give 0 and -infinity. Split over the keys as in Flash-Decoding (Dao et al. 2023).
+void attention_decode(Stream& stream, const AttentionDecode& args);
+
 /// out_THE = the merge of finished results over disjoint keys: parts_NTHE (float32, part after part) and
 /// lse_NHT are what attention_state_finish gave for each of `parts` parts; weights are exp(lse - max), summed
 /// in the order of the parts.

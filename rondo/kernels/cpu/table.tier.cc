@@ -35,6 +35,8 @@ const Tier kTable = {.name = RONDO_TEXT(RONDO_TIER),
                      .attention_forward = attention_forward,
                      .attention_backward_scratch = attention_backward_scratch,
                      .attention_backward = attention_backward,
+                     .attention_decode_scratch = attention_decode_scratch,
+                     .attention_decode = attention_decode,
                      .dropout_words = dropout_words,
                      .exp2 = exp2_all,
                      .tanh = tanh_all};

@@ -65,6 +65,21 @@ struct BackwardTask {
   float* scratch;
 };
 
+/// Decoding: all heads of the queries [q_begin, q_end) of a tile against the keys [k_begin, k_end) counted
+/// from its corner. q, k and v are of the first head.
+struct DecodeTask {
+  HeadView q, k, v;
+  std::int64_t q_head_stride, k_head_stride, v_head_stride;
+  std::int64_t kv_heads, group;  ///< group: query heads of a key/value head
+  const ScoreRule* rule;
+  const TileBox* box;
+  std::int64_t q_begin, q_end, k_begin, k_end;
+  std::int64_t piece;  ///< keys whose scores are held at a time, a multiple of 16
+  float* partial;      ///< result, overwritten: out[query][head][E] unnormalised, maxima[query][head] of the
+                       ///< scores in units of log 2, sums[query][head]
+  float* scratch;
+};
+
 /// float32 elements of scratch that a task needs, for `queries` queries at a time.
 using ScratchElements = std::int64_t (*)(std::int64_t qk_dim, std::int64_t v_dim, std::int64_t queries);
 
@@ -76,6 +91,10 @@ struct Tier {
   void (*attention_forward)(const ForwardTask&);
   ScratchElements attention_backward_scratch;
   void (*attention_backward)(const BackwardTask&);
+  /// rows: queries times query heads of a task.
+  std::int64_t (*attention_decode_scratch)(std::int64_t rows, std::int64_t qk_dim, std::int64_t v_dim,
+                                           std::int64_t piece);
+  void (*attention_decode)(const DecodeTask&);
   /// words[n] = dropout_bits(key, sequence, head, q_positions[n], k_position) for n < kQueryTile
   /// (core/random.h).
   void (*dropout_words)(const DropoutRule& rule, std::uint32_t sequence, std::uint32_t head,
