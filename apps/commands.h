@@ -15,5 +15,6 @@ Run add_generate_command(CLI::App& app);
 Run add_import_command(CLI::App& app);
 Run add_inspect_command(CLI::App& app);
 Run add_demo_command(CLI::App& app);
+Run add_bench_command(CLI::App& app);
 
 }  // namespace rondo::apps

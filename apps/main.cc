@@ -27,24 +27,30 @@ int fail(int status, std::string message) {
   return status;
 }
 
-/// What the parser did not expect, with the nearest thing that it would have.
+/// What the parser did not expect, with the nearest thing that it would have: a command, a command's own
+/// command, or an option.
 std::string unexpected(const CLI::App& app, const std::vector<std::string>& arguments) {
-  const auto parsed = app.get_subcommands();
-  if (parsed.empty()) {
-    std::vector<std::string> commands;
-    for (const CLI::App* command : app.get_subcommands({})) commands.push_back(command->get_name());
-    const std::string first = arguments.empty() ? "" : arguments.front();
-    return "unknown command '" + first + "'" + apps::did_you_mean(first, commands) + " (see rondo --help)";
+  const CLI::App* at = &app;
+  std::string path;
+  while (!at->get_subcommands().empty()) {
+    at = at->get_subcommands().front();
+    path += (path.empty() ? "" : " ") + at->get_name();
   }
-  std::vector<std::string> names;
-  for (const std::string& name : apps::option_names(*parsed.front())) names.push_back("--" + name);
-  for (const std::string& argument : parsed.front()->remaining(true)) {
+  const std::string where = path.empty() ? "" : path + ": ";
+  const auto rest = path.empty() ? arguments : at->remaining(true);
+  const std::string first = rest.empty() ? "" : rest.front();
+  std::vector<std::string> commands, names;
+  for (const CLI::App* command : at->get_subcommands({})) commands.push_back(command->get_name());
+  if (!commands.empty())
+    return where + "unknown command '" + first + "'" + apps::did_you_mean(first, commands) + " (see rondo " +
+           path + (path.empty() ? "" : " ") + "--help)";
+  for (const std::string& name : apps::option_names(*at)) names.push_back("--" + name);
+  for (const std::string& argument : rest) {
     if (argument.size() < 2 || argument[0] != '-') continue;
     const std::string name = argument.substr(0, argument.find('='));
-    return parsed.front()->get_name() + ": unknown option " + name + apps::did_you_mean(name, names);
+    return where + "unknown option " + name + apps::did_you_mean(name, names);
   }
-  const auto rest = parsed.front()->remaining(true);
-  return parsed.front()->get_name() + ": unexpected argument '" + (rest.empty() ? "" : rest.front()) + "'";
+  return where + "unexpected argument '" + first + "'";
 }
 
 int run(const std::vector<Command>& commands) {
@@ -87,8 +93,9 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
   std::vector<Command> commands;
-  for (const auto add : {apps::add_train_command, apps::add_eval_command, apps::add_generate_command,
-                         apps::add_import_command, apps::add_inspect_command, apps::add_demo_command}) {
+  for (const auto add :
+       {apps::add_train_command, apps::add_eval_command, apps::add_generate_command, apps::add_import_command,
+        apps::add_inspect_command, apps::add_demo_command, apps::add_bench_command}) {
     apps::Run command = add(app);
     commands.push_back({app.get_subcommands({}).back(), std::move(command)});
   }
@@ -99,8 +106,12 @@ int main(int argc, char** argv) {
   } catch (const CLI::ExtrasError&) {
     return fail(2, unexpected(app, {argv + 1, argv + argc}));
   } catch (const CLI::RequiredError& error) {
-    if (app.get_subcommands().empty() && argc > 1) return fail(2, unexpected(app, {argv + 1, argv + argc}));
-    return fail(2, std::string(error.what()) + " (see rondo --help)");
+    const auto parsed = app.get_subcommands();
+    if (parsed.empty() && argc > 1) return fail(2, unexpected(app, {argv + 1, argv + argc}));
+    const bool incomplete = !parsed.empty() && !parsed.front()->get_subcommands({}).empty();
+    if (incomplete && !parsed.front()->remaining(true).empty()) return fail(2, unexpected(app, {}));
+    const std::string command = incomplete ? parsed.front()->get_name() + " " : "";
+    return fail(2, std::string(error.what()) + " (see rondo " + command + "--help)");
   } catch (const CLI::ParseError& error) {
     return fail(2, error.what());
   }

@@ -1,9 +1,10 @@
-# rondo_room(NAME [SOURCES ...] [USES room ...] [LIBRARIES target ...])
+# rondo_room(NAME [PRIVATE] [SOURCES ...] [USES room ...] [LIBRARIES target ...])
 #
 # One folder, one static library rondo_NAME. USES names the rooms it may include: a room that is not
 # named there is not linked, so a dependency cannot quietly run backwards (tests/architecture checks includes).
+# A PRIVATE room is not installed and is no part of rondo_all.
 function(rondo_room name)
-  cmake_parse_arguments(ROOM "" "" "SOURCES;USES;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ROOM "PRIVATE" "" "SOURCES;USES;LIBRARIES" ${ARGN})
   add_library(rondo_${name} STATIC ${ROOM_SOURCES})
   add_library(rondo::${name} ALIAS rondo_${name})
   set_target_properties(rondo_${name} PROPERTIES EXPORT_NAME ${name} POSITION_INDEPENDENT_CODE ON)
@@ -14,5 +15,7 @@ function(rondo_room name)
     target_link_libraries(rondo_${name} PUBLIC rondo_${used})
   endforeach()
   target_link_libraries(rondo_${name} PUBLIC ${ROOM_LIBRARIES} PRIVATE $<BUILD_INTERFACE:rondo_build_flags>)
-  set_property(GLOBAL APPEND PROPERTY RONDO_ROOMS rondo_${name})
+  if(NOT ROOM_PRIVATE)
+    set_property(GLOBAL APPEND PROPERTY RONDO_ROOMS rondo_${name})
+  endif()
 endfunction()

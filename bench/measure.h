@@ -1,0 +1,42 @@
+#pragma once
+// Timed runs between measurements of what the machine can do at that moment: a rate means little by itself on
+// a machine whose speed changes from one second to the next, its ratio to a neighbouring peak does.
+
+#include <chrono>
+#include <functional>
+#include <vector>
+
+namespace rondo::bench {
+
+struct MeasureOptions {
+  int runs = 5;
+  /// Short work is repeated within a run until a run takes at least this long.
+  double least_seconds = 0.05;
+  /// Length of each measurement of the peak.
+  std::chrono::milliseconds peak_time{40};
+};
+
+/// Does the work `repeats` times.
+using Work = std::function<void(int repeats)>;
+/// Measures what the machine can do now: FLOP/s, bytes/s.
+using Peak = std::function<double()>;
+
+/// One work's runs: seconds of the work once, and the mean of the peaks measured right before and right
+/// after.
+struct Runs {
+  std::vector<double> seconds, peaks;
+};
+
+/// Runs each of `works` once to warm up, then all in turn `runs` times, backwards every other time, so that
+/// none always follows the same one. ArgumentError unless runs >= 1.
+std::vector<Runs> measure(const MeasureOptions& options, const std::vector<Work>& works, const Peak& peak);
+
+double median(std::vector<double> values);  ///< of at least one
+double least(const std::vector<double>& values);
+
+/// Median over runs of (amount / seconds) / peak.
+double median_share(const Runs& runs, double amount);
+/// Median over runs of seconds of `a` over seconds of `b` at its side.
+double median_ratio(const Runs& a, const Runs& b);
+
+}  // namespace rondo::bench
