@@ -4,6 +4,7 @@
 // table. Sums run in an order fixed by n and the tier.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "rondo/core/dtype.h"
@@ -63,6 +64,8 @@ struct RowKernels {
   /// The same with products of bfloat16 pairs where the tier has them, else multiply_add.
   float (*multiply_add_pairs)(std::int64_t rounds);
   std::int64_t multiply_add_pairs_flops;
+  /// Reads all of x; the sum of its whole 32-bit words.
+  std::uint32_t (*read_sum)(const std::byte* x, std::int64_t bytes);
 };
 
 /// Those of the tier, or of the best lower tier that was built.
