@@ -9,8 +9,7 @@ std::int64_t attention_forward_scratch(std::int64_t qk_dim, std::int64_t v_dim, 
 void attention_forward(const ForwardTask& task);
 std::int64_t attention_backward_scratch(std::int64_t qk_dim, std::int64_t v_dim, std::int64_t queries);
 void attention_backward(const BackwardTask& task);
-std::int64_t attention_decode_scratch(std::int64_t rows, std::int64_t qk_dim, std::int64_t v_dim,
-                                      std::int64_t piece);
+std::int64_t attention_decode_scratch(std::int64_t rows, std::int64_t qk_dim, std::int64_t v_dim);
 void attention_decode(const DecodeTask& task);
 
 }  // namespace rondo::kernels::RONDO_TIER

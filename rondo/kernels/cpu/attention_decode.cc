@@ -20,9 +20,8 @@ constexpr double kLn2 = 0.69314718055994530942;
 constexpr std::int64_t kQueries = 8;
 /// Spans that all keys are cut into, at most, beside one for each tile and pass.
 constexpr std::int64_t kSpans = 64;
-/// Bytes of keys and values that are worth a task; bytes of keys, and of scores, that a task holds in its
-/// second-level cache.
-constexpr std::int64_t kSpanBytes = 256 << 10, kPieceBytes = 128 << 10, kScoreBytes = 64 << 10;
+/// Bytes of keys and values that are worth a task; bytes of scores that stay in its second-level cache.
+constexpr std::int64_t kSpanBytes = 256 << 10, kScoreBytes = 128 << 10;
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -80,9 +79,7 @@ Plan plan_of(const AttentionDecode& args, const std::vector<TileBox>& boxes) {
   }
   plan.rows = heads * queries;
   const std::int64_t row_elements = E + 2, most_partial = plan.rows * row_elements;
-  const std::int64_t piece =
-      std::min(kPieceBytes / (bytes * std::max(D, E)), kScoreBytes / (plan.rows * 4 + 1));
-  plan.piece = std::clamp<std::int64_t>(piece, 16, 512) / 16 * 16;
+  plan.piece = std::clamp<std::int64_t>(kScoreBytes / (plan.rows * 4 + 1), 16, kDecodePiece) / 16 * 16;
   // Long enough that reading a span outweighs merging its result.
   const std::int64_t least = std::max(kSpanBytes, 32 * most_partial * 4) / (bytes * (D + E)) + 1;
   const std::int64_t span = round_up(std::max(least, keys / kSpans + 1), plan.piece);
@@ -187,7 +184,7 @@ void attention_decode(Stream& stream, const AttentionDecode& args) {
   const ScoreRule rule = attention_rule(boxes, args.params);
   const Plan plan = plan_of(args, boxes);
   const Tier& kernels = tier(stream.isa());
-  const std::int64_t scratch = kernels.attention_decode_scratch(plan.rows, q.dim, v.dim, plan.piece);
+  const std::int64_t scratch = kernels.attention_decode_scratch(plan.rows, q.dim, v.dim);
   if (!plan.spans.empty())
     stream.reserve_scratch((scratch + plan.most_partial_elements) * size_of(DType::f32));
   // Behind the first worker's own scratch.

@@ -4,62 +4,46 @@
 // the piece's values. A row is one query of one query head.
 
 #include "rondo/kernels/cpu/attention.tier.h"
-#include "rondo/kernels/cpu/decode_parts.tier.h"
+#include "rondo/kernels/cpu/decode_products.tier.h"
 
 namespace rondo::kernels::RONDO_TIER {
 namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr i64 kBlock = 16;  ///< keys that are worked on together; whole vectors
+constexpr i64 kLargestHead = 256;
 
 inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
 inline i64 round_up(i64 count, i64 multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-/// Keys or values as the loops read them: `units` registers for each row.
+/// Keys or values of a task.
 struct Rows {
   const char* data;  ///< of key 0 of the tile, first head
-  i64 token_bytes, head_bytes;
+  i64 token_bytes, head_bytes, heads;
   i64 dim, row_bytes, units;
-  bool
-      staged;  ///< rows that are no whole registers are copied (as float32, with zeros behind) block by block
   bool is_bf16;
+  bool staged;  ///< no whole registers: rows are copied block by block, as float32 with zeros behind them
 };
 
-template <class Format>
-Rows rows_of(const HeadView& x, i64 head_stride, i64 first_token) {
+Rows rows_of(const HeadView& x, i64 head_stride, i64 heads, i64 first_token) {
   const i64 size = x.is_bf16 ? 2 : 4;
   const bool staged = x.dim * size % kRegisterBytes != 0;
   return {.data = static_cast<const char*>(x.data) + first_token * x.token_stride * size,
           .token_bytes = x.token_stride * size,
           .head_bytes = head_stride * size,
+          .heads = heads,
           .dim = x.dim,
           .row_bytes = x.dim * size,
           .units = staged ? (x.dim + kLanes - 1) / kLanes : x.dim * size / kRegisterBytes,
-          .staged = staged,
-          .is_bf16 = x.is_bf16};
+          .is_bf16 = x.is_bf16,
+          .staged = staged};
 }
 
-/// Memory of a task.
-struct Decode {
-  const DecodeTask& task;
-  i64 queries, group_rows;  ///< rows that read one key/value head
-  i64 q_stride, out_stride, score_stride;
-  float* q;       // [row][q_stride], in the order of the keys' format
-  float* out;     // [row][out_stride], in the order of the values' format
-  float* scores;  // [row][score_stride]
-  float *maxima, *sums;
-  char* stage;  // [kBlock][staged row]
-};
-
-/// Rows of a block where they can be read as whole registers: in place, or copied.
-struct Block {
-  const char* data;
-  i64 stride;
-};
+/// The block of `count` keys at `key`, where it can be read as whole registers: in place, or copied, with
+/// zeros for the keys that are missing.
 Block block_of(const Rows& x, i64 head, i64 key, i64 count, char* stage) {
   const char* data = x.data + key * x.token_bytes + head * x.head_bytes;
-  if (!x.staged && count == kBlock) return {data, x.token_bytes};
+  if (!x.staged && count == kBlock) return {data, x.token_bytes, x.units};
   const i64 stride = x.units * kRegisterBytes;
   for (i64 n = 0; n < count; ++n, data += x.token_bytes) {
     char* to = stage + n * stride;
@@ -72,115 +56,96 @@ Block block_of(const Rows& x, i64 head, i64 key, i64 count, char* stage) {
     }
   }
   __builtin_memset(stage + count * stride, 0, static_cast<unsigned long>((kBlock - count) * stride));
-  return {stage, stride};
+  return {stage, stride, x.units};
 }
 
-template <class Format, int kRows, int kAhead>
-void score_rows(const float* q, i64 q_stride, const Block& keys, i64 units, float* scores, i64 score_stride) {
-  constexpr int kKeys = kLanes / kRows, kTogether = kKeys < 4 ? kKeys : 4;
-  for (i64 j = 0; j < kBlock; j += kKeys) {
-    vec sums[kLanes];
-#pragma GCC unroll 16
-    for (int first = 0; first < kKeys; first += kTogether) {
-      const char* row = keys.data + (j + first) * keys.stride;
-      vec sum[kRows][kTogether] = {};
-      for (i64 n = 0; n < units; ++n) {
-        typename Format::Unit unit[kTogether];
-#pragma GCC unroll 16
-        for (int i = 0; i < kTogether; ++i) {
-          const char* p = row + i * keys.stride + n * kRegisterBytes;
-          if (kAhead != 0) __builtin_prefetch(p + kAhead * keys.stride, 0, 3);
-          unit[i] = Format::load_unit(p);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 16
-          for (int i = 0; i < kTogether; ++i)
-            sum[r][i] = Format::dot(sum[r][i], q + r * q_stride + n * Format::kQuery * kLanes, unit[i]);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 16
-        for (int i = 0; i < kTogether; ++i) sums[r * kKeys + first + i] = sum[r][i];
-    }
-    float lanes[kLanes];
-    store(lanes, sums_of<kLanes / 2>(sums));
-    for (int r = 0; r < kRows; ++r)
-      __builtin_memcpy(scores + r * score_stride + j, lanes + r * kKeys, kKeys * sizeof(float));
+/// A block in a pass over keys or values, and where the pass goes on after it.
+struct Step {
+  const char *here, *next;
+  i64 head;
+};
+
+/// One head's share of asking for the next block, while this one is read in `passes` passes. Tokens whose
+/// heads do not fill most of their memory are left to the processor.
+InOrder in_order(const Rows& x, const Step& step, i64 passes) {
+  const i64 bytes = kBlock * x.token_bytes / x.heads;
+  const bool dense = x.token_bytes <= 2 * x.heads * x.row_bytes;
+  return {step.next + step.head * bytes, dense ? bytes / (kBlock * x.units * passes) : 0};
+}
+/// About 4 KiB ahead: the same keys of a later head, or of an early head of a later block.
+AtDistance at_distance(const Rows& x, const Step& step) {
+  const i64 later = step.head + most(1, 4096 / (kBlock * x.row_bytes));
+  const i64 heads = (later % x.heads - step.head) * x.head_bytes, blocks = later / x.heads;
+  if (blocks == 0) return {heads};
+  return {step.next - step.here + (blocks - 1) * kBlock * x.token_bytes + heads};
+}
+
+/// Memory of a task.
+struct Decode {
+  const DecodeTask& task;
+  i64 group_rows;  ///< rows that read one key/value head
+  float* q;        // [row][kRowStride], in the order of the keys' format
+  float* out;      // [row][kRowStride], in the order of the values' format
+  float* scores;   // [row][kScoreStride]
+  float *maxima, *sums;
+  char* stage;    // a block, whole registers
+  float* turned;  // kLanes keys
+  i64 rows() const { return task.kv_heads * group_rows; }
+};
+
+/// Calls body(block, its first key in the piece, step) for all heads of the blocks of a piece.
+template <class Body>
+void for_blocks(const Decode& d, const Rows& x, i64 begin, i64 keys, const char* after, const Body& body) {
+  for (i64 at = 0; at < keys; at += kBlock) {
+    const char* here = x.data + (begin + at) * x.token_bytes;
+    const char* next = at + kBlock < keys ? here + kBlock * x.token_bytes : after;
+    for (i64 head = 0; head < x.heads; ++head)
+      body(block_of(x, head, begin + at, least(kBlock, keys - at), d.stage), at, Step{here, next, head});
   }
 }
 
 template <class Format>
-void score_block(const Decode& d, i64 head, const Block& keys, i64 units, i64 at) {
-  const float* q = d.q + head * d.group_rows * d.q_stride;
-  float* scores = d.scores + head * d.group_rows * d.score_stride + at;
-  for (i64 row = 0; row < d.group_rows;) {
-    const i64 left = d.group_rows - row;
-    const float* from = q + row * d.q_stride;
-    float* to = scores + row * d.score_stride;
-    if (left >= 4) {
-      score_rows<Format, 4, 0>(from, d.q_stride, keys, units, to, d.score_stride);
-      row += 4;
-    } else if (left >= 2) {
-      score_rows<Format, 2, 0>(from, d.q_stride, keys, units, to, d.score_stride);
-      row += 2;
+void keys_of_piece(const Decode& d, const Rows& k, i64 begin, i64 keys, const char* after) {
+  const i64 passes = row_tiles<kScoreRows>(d.group_rows);
+  for_blocks(d, k, begin, keys, after, [&](const Block& block, i64 at, const Step& step) {
+    const i64 row = step.head * d.group_rows;
+    const float* q = d.q + row * kRowStride;
+    float* scores = d.scores + row * kScoreStride + at;
+    if (d.group_rows < kTurnedRows) {
+      score_single<Format>(q, d.group_rows, block, scores, at_distance(k, step));
     } else {
-      score_rows<Format, 1, 0>(from, d.q_stride, keys, units, to, d.score_stride);
-      row += 1;
+      score_turned<Format>(q, d.group_rows, block, d.turned, scores, in_order(k, step, passes));
     }
-  }
-}
-
-template <class Format, int kRows, int kKeys>
-void add_values(const float* p, i64 p_stride, const Block& values, i64 units, float* out, i64 out_stride) {
-  constexpr int kVectors = Format::kVectors;
-  for (i64 j = 0; j < kBlock; j += kKeys) {
-    const char* row = values.data + j * values.stride;
-    vec weight[kRows][kKeys];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 16
-      for (int i = 0; i < kKeys; ++i) weight[r][i] = splat(p[r * p_stride + j + i]);
-    for (i64 n = 0; n < units; ++n) {
-      float* to = out + n * kVectors * kLanes;
-      vec sum[kRows][kVectors];
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r)
-        for (int part = 0; part < kVectors; ++part) sum[r][part] = load(to + r * out_stride + part * kLanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < kKeys; ++i) {
-        const typename Format::Unit unit = Format::load_unit(row + i * values.stride + n * kRegisterBytes);
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r)
-          for (int part = 0; part < kVectors; ++part) sum[r][part] += weight[r][i] * Format::part(unit, part);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r)
-        for (int part = 0; part < kVectors; ++part) store(to + r * out_stride + part * kLanes, sum[r][part]);
-    }
-  }
+  });
 }
 
 template <class Format>
-void value_block(const Decode& d, i64 head, const Block& values, i64 units, i64 at) {
-  constexpr bool kWide = kRegisters == 32;
-  const float* p = d.scores + head * d.group_rows * d.score_stride + at;
-  float* out = d.out + head * d.group_rows * d.out_stride;
-  for (i64 row = 0; row < d.group_rows;) {
-    const i64 left = d.group_rows - row;
-    const float* from = p + row * d.score_stride;
-    float* to = out + row * d.out_stride;
-    if (left >= 4) {
-      add_values<Format, 4, kWide ? 4 : 2>(from, d.score_stride, values, units, to, d.out_stride);
-      row += 4;
-    } else if (left >= 2) {
-      add_values<Format, 2, kWide ? 8 : 4>(from, d.score_stride, values, units, to, d.out_stride);
-      row += 2;
+void values_of_piece(const Decode& d, const Rows& v, i64 begin, i64 keys, const char* after) {
+  const i64 passes = row_tiles<kValueRows>(d.group_rows);
+  for_blocks(d, v, begin, keys, after, [&](const Block& block, i64 at, const Step& step) {
+    const i64 row = step.head * d.group_rows;
+    const float* p = d.scores + row * kScoreStride + at / Format::kKeys;
+    float* out = d.out + row * kRowStride;
+    if (d.group_rows < kTurnedRows) {
+      value_block<Format>(p, d.group_rows, block, out, at_distance(v, step));
     } else {
-      add_values<Format, 1, 8>(from, d.score_stride, values, units, to, d.out_stride);
-      row += 1;
+      value_block<Format>(p, d.group_rows, block, out, in_order(v, step, passes));
     }
+  });
+}
+
+/// Stores probabilities as the values' format reads them and returns them as stored.
+template <class Format>
+vec store_probabilities(float* scores, i64 j, vec p) {
+#if defined(__AVX512BF16__)
+  if constexpr (Format::kKeys == 2) {
+    const auto halves = (__m256i)_mm512_cvtneps_pbh((__m512)p);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(scores + j / 2), halves);
+    return (vec)((uvec)_mm512_maskz_cvtepu16_epi32(kAll, halves) << 16);
   }
+#endif
+  store(scores + j, p);
+  return p;
 }
 
 /// What of the piece's scores a row sees: [begin, end), counted from the piece's first key.
@@ -188,86 +153,58 @@ struct Seen {
   i64 begin, end;
 };
 
-/// Products become probabilities under the row's running maximum; unseen ones become 0. Returns what the sums
-/// so far are to be multiplied by.
-float softmax_row(const ScoreRule& rule, float* scores, i64 padded, const Seen& seen, float& maximum,
-                  float& sum) {
-  const float cap = rule.softcap, factor = cap > 0 ? rule.scale / cap : rule.scale * kLog2E;
+/// Products become scores in units of log 2, unseen ones -infinity; returns the largest.
+float mask_row(const ScoreRule& rule, float* scores, i64 padded, const Seen& seen) {
   static constexpr i32 kOrder[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const float cap = rule.softcap, factor = cap > 0 ? rule.scale / cap : rule.scale * kLog2E;
+  const bool masked = seen.begin > 0 || seen.end < padded;
   const ivec order = load(kOrder);
   const ivec first = splat(static_cast<i32>(seen.begin)), last = splat(static_cast<i32>(seen.end) - 1);
   vec top = splat(-kInfinity);
   for (i64 j = 0; j < padded; j += kLanes) {
-    const ivec key = order + static_cast<i32>(j);
     vec x = load(scores + j) * factor;
     if (cap > 0) x = tanh(x) * (cap * kLog2E);
-    x = (key >= first) & (key <= last) ? x : splat(-kInfinity);
+    if (masked) {
+      const ivec key = order + static_cast<i32>(j);
+      x = (key >= first) & (key <= last) ? x : splat(-kInfinity);
+    }
     top = max(x, top);
     store(scores + j, x);
   }
-  const float old = maximum;
-  const float lane = largest_lane(top);
-  maximum = lane > old ? lane : old;
+  return largest_lane(top)[0];
+}
+
+/// Products become probabilities under the row's running maximum; returns what the sums so far are to be
+/// multiplied by.
+template <class Format>
+float softmax_row(const ScoreRule& rule, float* scores, i64 padded, const Seen& seen, float& maximum,
+                  float& sum) {
+  const float old = maximum, top = mask_row(rule, scores, padded, seen);
+  maximum = top > old ? top : old;
   const float shift = maximum == -kInfinity ? 0 : maximum;  // nothing seen: exp(-inf - 0), not -inf + inf
   vec total{};
-  for (i64 j = 0; j < padded; j += kLanes) {
-    const vec p = exp2(load(scores + j) - shift);
-    total += p;
-    store(scores + j, p);
-  }
-  float factors[kLanes];
-  store(factors, exp2(splat(old - shift)));
-  sum = sum * factors[0] + sum_of_lanes(total);
-  return factors[0];
+  for (i64 j = 0; j < padded; j += kLanes)
+    total += store_probabilities<Format>(scores, j, exp2(load(scores + j) - shift));
+  const float factor = exp2(splat(old - shift))[0];
+  sum = sum * factor + sum_of_lanes(total)[0];
+  return factor;
 }
 
-void softmax_piece(Decode& d, i64 piece_begin, i64 keys, i64 padded) {
+template <class Format>
+void softmax_piece(Decode& d, const Rows& v, i64 begin, i64 keys) {
   const TileBox& box = *d.task.box;
-  const i64 group = d.task.group;
-  for (i64 head = 0; head < d.task.kv_heads; ++head) {
-    for (i64 n = 0; n < d.group_rows; ++n) {
-      const i64 row = head * d.group_rows + n, i = d.task.q_begin + n / group - box.q_begin;
-      const Seen seen{most(0, least(keys, i + box.lo - piece_begin)),
-                      most(0, least(keys, i + box.hi + 1 - piece_begin))};
-      const float factor = softmax_row(*d.task.rule, d.scores + row * d.score_stride, padded, seen,
-                                       d.maxima[row], d.sums[row]);
-      float* out = d.out + row * d.out_stride;
-      for (i64 e = 0; e < d.out_stride; e += kLanes) store(out + e, load(out + e) * factor);
-    }
+  for (i64 row = 0; row < d.rows(); ++row) {
+    const i64 i = d.task.q_begin + row % d.group_rows / d.task.group - box.q_begin;
+    const Seen seen{most(0, least(keys, i + box.lo - begin)), most(0, least(keys, i + box.hi + 1 - begin))};
+    const float factor = softmax_row<Format>(*d.task.rule, d.scores + row * kScoreStride,
+                                             round_up(keys, kBlock), seen, d.maxima[row], d.sums[row]);
+    float* out = d.out + row * kRowStride;
+    for (i64 n = 0; n < v.units * Format::kVectors; ++n)
+      store(out + n * kLanes, load(out + n * kLanes) * factor);
   }
 }
 
-template <class Format>
-void keys_of_piece(Decode& d, const Rows& k, i64 begin, i64 keys) {
-  for (i64 at = 0; at < keys; at += kBlock) {
-    const i64 count = least(kBlock, keys - at);
-    for (i64 head = 0; head < d.task.kv_heads; ++head) {
-      const Block block = block_of(k, head, begin + at, count, d.stage);
-      if (k.staged) {
-        score_block<FloatRows>(d, head, block, k.units, at);
-      } else {
-        score_block<Format>(d, head, block, k.units, at);
-      }
-    }
-  }
-}
-
-template <class Format>
-void values_of_piece(Decode& d, const Rows& v, i64 begin, i64 keys) {
-  for (i64 at = 0; at < keys; at += kBlock) {
-    const i64 count = least(kBlock, keys - at);
-    for (i64 head = 0; head < d.task.kv_heads; ++head) {
-      const Block block = block_of(v, head, begin + at, count, d.stage);
-      if (v.staged) {
-        value_block<FloatRows>(d, head, block, v.units, at);
-      } else {
-        value_block<Format>(d, head, block, v.units, at);
-      }
-    }
-  }
-}
-
-/// Row `row` of the queries: its token (counted from the task's first) and its query head.
+/// A row's query, counted from the task's first, and its query head.
 struct RowPlace {
   i64 query, head;
 };
@@ -276,122 +213,120 @@ RowPlace place_of(const Decode& d, i64 row) {
   return {n / d.task.group, row / d.group_rows * d.task.group + n % d.task.group};
 }
 
-void pack_queries(Decode& d, const Rows& k, bool pairs) {
+template <class Format>
+void pack_queries(Decode& d, const Rows& k) {
   const HeadView& q = d.task.q;
-  const i64 size = q.is_bf16 ? 2 : 4;
-  for (i64 row = 0; row < d.task.kv_heads * d.group_rows; ++row) {
+  const i64 size = q.is_bf16 ? 2 : 4, padded = round_up(q.dim, kLanes);
+  i64 order[kLargestHead + kLanes];
+  for (i64 e = 0; e < padded; ++e)
+    order[e] = d.group_rows < kTurnedRows ? Format::place(e) : Format::place_in_quads(e);
+  for (i64 row = 0; row < d.rows(); ++row) {
     const RowPlace place = place_of(d, row);
-    const char* from =
-        static_cast<const char*>(q.data) +
-        ((d.task.q_begin + place.query) * q.token_stride + place.head * d.task.q_head_stride) * size;
-    float* to = d.q + row * d.q_stride;
-    if (pairs && !k.staged) {
-      __builtin_memcpy(to, from, static_cast<unsigned long>(q.dim * 2));
+    const i64 at = (d.task.q_begin + place.query) * q.token_stride + place.head * d.task.q_head_stride;
+    const char* from = static_cast<const char*>(q.data) + at * size;
+    float* to = d.q + row * kRowStride;
+    if (Format::kKeys == 2) {  // pairs meet pairs: as they are
+      __builtin_memcpy(to, from, static_cast<unsigned long>(k.row_bytes));
       continue;
     }
-    float natural[256];
+    float natural[kLargestHead];
     widen(from, q.is_bf16, q.dim, natural);
-    const bool halves = q.is_bf16 && !k.staged;
-    for (i64 n = 0; n < d.q_stride; ++n) {
-      const i64 block = n / (2 * kLanes) * 2 * kLanes, within = n % (2 * kLanes);
-      const i64 source = halves ? block + within % kLanes * 2 + within / kLanes : n;
-      to[n] = source < q.dim ? natural[source] : 0;
-    }
+    for (i64 e = 0; e < padded; ++e) to[order[e]] = e < q.dim ? natural[e] : 0;
   }
 }
 
 /// The task's partial result: out[row][E], maxima, sums, with rows in the order [query][head].
+template <class Format>
 void write_partial(const Decode& d, const Rows& v) {
-  const DecodeTask& task = d.task;
-  const i64 heads = task.kv_heads * task.group, rows = d.queries * heads;
-  float *maxima = task.partial + rows * v.dim, *sums = maxima + rows;
-  const bool halves = v.is_bf16 && !v.staged;
-  for (i64 row = 0; row < rows; ++row) {
+  const i64 heads = d.task.kv_heads * d.task.group;
+  float *maxima = d.task.partial + d.rows() * v.dim, *sums = maxima + d.rows();
+  i64 order[kLargestHead];
+  for (i64 e = 0; e < v.dim; ++e) order[e] = Format::place(e);
+  for (i64 row = 0; row < d.rows(); ++row) {
     const RowPlace place = place_of(d, row);
     const i64 at = place.query * heads + place.head;
-    const float* from = d.out + row * d.out_stride;
-    float* to = task.partial + at * v.dim;
-    for (i64 e = 0; e < v.dim; ++e) {
-      const i64 block = e / (2 * kLanes) * 2 * kLanes, within = e % (2 * kLanes);
-      to[e] = from[halves ? block + within % 2 * kLanes + within / 2 : e];
-    }
+    const float* from = d.out + row * kRowStride;
+    float* to = d.task.partial + at * v.dim;
+    for (i64 e = 0; e < v.dim; ++e) to[e] = from[order[e]];
     maxima[at] = d.maxima[row];
     sums[at] = d.sums[row];
   }
 }
 
 template <class KeyFormat, class ValueFormat>
-void run(const DecodeTask& task, Decode& d, const Rows& k, const Rows& v) {
-  for (i64 row = 0; row < task.kv_heads * d.group_rows; ++row) {
+void run(Decode& d, const Rows& k, const Rows& v) {
+  const DecodeTask& task = d.task;
+  pack_queries<KeyFormat>(d, k);
+  for (i64 row = 0; row < d.rows(); ++row) {
     d.maxima[row] = -kInfinity;
     d.sums[row] = 0;
-    for (i64 e = 0; e < d.out_stride; ++e) d.out[row * d.out_stride + e] = 0;
+    for (i64 e = 0; e < kRowStride; ++e) d.out[row * kRowStride + e] = 0;
   }
   for (i64 begin = task.k_begin; begin < task.k_end; begin += task.piece) {
     const i64 keys = least(task.piece, task.k_end - begin);
-    keys_of_piece<KeyFormat>(d, k, begin, keys);
-    softmax_piece(d, begin, keys, round_up(keys, kBlock));
-    values_of_piece<ValueFormat>(d, v, begin, keys);
+    keys_of_piece<KeyFormat>(d, k, begin, keys, v.data + begin * v.token_bytes);
+    softmax_piece<ValueFormat>(d, v, begin, keys);
+    values_of_piece<ValueFormat>(d, v, begin, keys, k.data + (begin + keys) * k.token_bytes);
   }
-  write_partial(d, v);
+  write_partial<ValueFormat>(d, v);
 }
 
-/// Offsets of a task's scratch, in float32.
+template <class KeyFormat, class Format>
+void run_with_keys(Decode& d, const Rows& k, const Rows& v) {
+  v.staged ? run<KeyFormat, FloatRows>(d, k, v) : run<KeyFormat, Format>(d, k, v);
+}
+/// Format: of rows that are not staged.
+template <class Format>
+void run_format(Decode& d, const Rows& k, const Rows& v) {
+  k.staged ? run_with_keys<FloatRows, Format>(d, k, v) : run_with_keys<Format, Format>(d, k, v);
+}
+
+/// Where a task's memory lies within its scratch, in float32.
 struct Layout {
-  i64 q_stride, out_stride, score_stride;
-  i64 q, out, scores, maxima, sums, stage, end;
+  i64 q, out, scores, maxima, sums, stage, turned, end;
 };
-Layout layout_of(i64 rows, i64 qk_dim, i64 v_dim, i64 piece) {
-  Layout l{
-      .q_stride = round_up(qk_dim, kLanes), .out_stride = round_up(v_dim, kLanes), .score_stride = piece};
+Layout layout_of(i64 rows, i64 qk_dim, i64 v_dim) {
   i64 next = 0;
   const auto take = [&next](i64 count) {
     const i64 at = next;
     next += round_up(count, 16);
     return at;
   };
-  l.q = take(rows * l.q_stride);
-  l.out = take(rows * l.out_stride);
-  l.scores = take(rows * l.score_stride);
-  l.maxima = take(rows);
-  l.sums = take(rows);
-  l.stage = take(kBlock * round_up(most(qk_dim, v_dim), kLanes));
-  l.end = next;
-  return l;
+  return {.q = take(rows * kRowStride),
+          .out = take(rows * kRowStride),
+          .scores = take(rows * kScoreStride),
+          .maxima = take(rows),
+          .sums = take(rows),
+          .stage = take(kBlock * round_up(most(qk_dim, v_dim), kLanes)),
+          .turned = take(kLanes * round_up(qk_dim, kLanes)),
+          .end = next};
 }
 
 }  // namespace
 
-std::int64_t attention_decode_scratch(std::int64_t rows, std::int64_t qk_dim, std::int64_t v_dim,
-                                      std::int64_t piece) {
-  return layout_of(rows, qk_dim, v_dim, piece).end;
+std::int64_t attention_decode_scratch(std::int64_t rows, std::int64_t qk_dim, std::int64_t v_dim) {
+  return layout_of(rows, qk_dim, v_dim).end;
 }
 
 void attention_decode(const DecodeTask& task) {
-  const i64 queries = task.q_end - task.q_begin, group_rows = queries * task.group;
-  const Layout l = layout_of(task.kv_heads * group_rows, task.q.dim, task.v.dim, task.piece);
+  const i64 group_rows = (task.q_end - task.q_begin) * task.group;
+  const Layout l = layout_of(task.kv_heads * group_rows, task.q.dim, task.v.dim);
   Decode d{.task = task,
-           .queries = queries,
            .group_rows = group_rows,
-           .q_stride = l.q_stride,
-           .out_stride = l.out_stride,
-           .score_stride = l.score_stride,
            .q = task.scratch + l.q,
            .out = task.scratch + l.out,
            .scores = task.scratch + l.scores,
            .maxima = task.scratch + l.maxima,
            .sums = task.scratch + l.sums,
-           .stage = reinterpret_cast<char*>(task.scratch + l.stage)};
-  const Rows k = rows_of<FloatRows>(task.k, task.k_head_stride, task.box->k_begin);
-  const Rows v = rows_of<FloatRows>(task.v, task.v_head_stride, task.box->k_begin);
+           .stage = reinterpret_cast<char*>(task.scratch + l.stage),
+           .turned = task.scratch + l.turned};
+  const Rows k = rows_of(task.k, task.k_head_stride, task.kv_heads, task.box->k_begin);
+  const Rows v = rows_of(task.v, task.v_head_stride, task.kv_heads, task.box->k_begin);
 #if defined(__AVX512BF16__)
-  pack_queries(d, k, task.k.is_bf16);
-  if (task.k.is_bf16) return run<PairRows, HalfRows>(task, d, k, v);
+  k.is_bf16 ? run_format<PairRows>(d, k, v) : run_format<FloatRows>(d, k, v);
 #else
-  pack_queries(d, k, false);
-  if (task.k.is_bf16) return run<HalfRows, HalfRows>(task, d, k, v);
+  k.is_bf16 ? run_format<HalfRows>(d, k, v) : run_format<FloatRows>(d, k, v);
 #endif
-  run<FloatRows, FloatRows>(task, d, k, v);
 }
 
 }  // namespace rondo::kernels::RONDO_TIER

@@ -65,6 +65,7 @@ struct BackwardTask {
   float* scratch;
 };
 
+inline constexpr std::int64_t kDecodePiece = 512;
 /// Decoding: all heads of the queries [q_begin, q_end) of a tile against the keys [k_begin, k_end) counted
 /// from its corner. q, k and v are of the first head.
 struct DecodeTask {
@@ -74,7 +75,7 @@ struct DecodeTask {
   const ScoreRule* rule;
   const TileBox* box;
   std::int64_t q_begin, q_end, k_begin, k_end;
-  std::int64_t piece;  ///< keys whose scores are held at a time, a multiple of 16
+  std::int64_t piece;  ///< keys whose scores are held at a time: a multiple of 16 up to kDecodePiece
   float* partial;      ///< result, overwritten: out[query][head][E] unnormalised, maxima[query][head] of the
                        ///< scores in units of log 2, sums[query][head]
   float* scratch;
@@ -92,8 +93,7 @@ struct Tier {
   ScratchElements attention_backward_scratch;
   void (*attention_backward)(const BackwardTask&);
   /// rows: queries times query heads of a task.
-  std::int64_t (*attention_decode_scratch)(std::int64_t rows, std::int64_t qk_dim, std::int64_t v_dim,
-                                           std::int64_t piece);
+  std::int64_t (*attention_decode_scratch)(std::int64_t rows, std::int64_t qk_dim, std::int64_t v_dim);
   void (*attention_decode)(const DecodeTask&);
   /// words[n] = dropout_bits(key, sequence, head, q_positions[n], k_position) for n < kQueryTile
   /// (core/random.h).
