@@ -12,17 +12,16 @@ namespace {
 
 struct Arguments {
   BenchArguments common;
-  std::string pass = "forward", head_dim = "64", heads = "1", kv_heads = "0", ctx = "4096", mask = "none",
-              layout = "contiguous", devices = "1", exchange = "copy";
+  HeadLists heads;
+  std::string pass = "forward", ctx = "4096", mask = "none", layout = "contiguous", devices = "1",
+              exchange = "copy";
   int cpus = 0;
 
   void add_to(CLI::App& app) {
     add_list(app, "--pass", pass, "Passes to time: forward, backward, or both as one");
     add_list(app, "--ctx", ctx, "Tokens of the whole sequence");
     add_list(app, "--mask", mask, "none, causal, or window:N for N tokens back, the token itself included");
-    add_list(app, "--head-dim", head_dim, "Width of a head, 4 to 256");
-    add_list(app, "--heads", heads, "Query heads");
-    add_list(app, "--kv-heads", kv_heads, "Key/value heads, dividing --heads; 0: as many as --heads");
+    heads.add_to(app);
     add_list(app, "--devices", devices, "Devices of the ring");
     add_list(app, "--layout", layout, "Which token lives on which device: contiguous, striped or zigzag");
     add_list(app, "--exchange", exchange, "How devices hand over keys and values: copy or share");
@@ -35,27 +34,6 @@ struct Planned {
   bench::AttentionCase what;
   bench::Pass pass;
 };
-
-std::vector<Exchange> parse_exchanges(const std::string& text) {
-  std::vector<Exchange> values;
-  for (const std::string& word : bench::parse_list("--exchange", text))
-    values.push_back(parse_exchange(word));
-  return values;
-}
-
-/// All shapes of heads: each number of query heads with each of key/value heads.
-std::vector<bench::AttentionCase> head_shapes(const Arguments& a) {
-  std::vector<bench::AttentionCase> shapes;
-  for (const std::int64_t dim : bench::parse_integers("--head-dim", a.head_dim, 4, 256))
-    for (const std::int64_t heads : bench::parse_integers("--heads", a.heads, 1, kMostExtent))
-      for (const std::int64_t given : bench::parse_integers("--kv-heads", a.kv_heads, 0, kMostExtent)) {
-        const std::int64_t kv_heads = given == 0 ? heads : given;
-        check_argument(heads % kv_heads == 0, "bench",
-                       "expected --heads to be a multiple of --kv-heads, got {} and {}", heads, kv_heads);
-        shapes.push_back({.head_dim = dim, .heads = heads, .kv_heads = kv_heads});
-      }
-  return shapes;
-}
 
 /// All rings: each number of devices with each of threads, layouts, exchanges and instruction sets.
 std::vector<bench::AttentionCase> rings(const Arguments& a) {
@@ -80,20 +58,21 @@ std::vector<Planned> plan(const Arguments& a) {
   const auto contexts = bench::parse_integers("--ctx", a.ctx, 1, kMostContext);
   const auto masks = bench::parse_masks("--mask", a.mask);
   const auto passes = bench::parse_passes("--pass", a.pass);
-  const auto shapes = head_shapes(a), all_rings = rings(a);
+  const auto shapes = a.heads.shapes();
+  const auto all_rings = rings(a);
   for (const bench::AttentionCase& ring : all_rings)
     for (const DType dtype : dtypes)
-      for (const bench::AttentionCase& shape : shapes)
+      for (const HeadShape& shape : shapes)
         for (const std::int64_t ctx : contexts)
           for (const Mask& mask : masks)
             for (const bench::Pass pass : passes) {
-              bench::AttentionCase what = shape;
+              bench::AttentionCase what = ring;
+              what.head_dim = shape.head_dim;
+              what.heads = shape.heads;
+              what.kv_heads = shape.kv_heads;
               what.dtype = dtype;
               what.ctx = ctx;
               what.mask = mask;
-              what.layout = ring.layout;
-              what.exchange = ring.exchange;
-              what.ring = ring.ring;
               planned.push_back({what, pass});
             }
   return planned;

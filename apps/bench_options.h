@@ -38,10 +38,27 @@ class BenchArguments {
  private:
   std::string dtype_ = "f32", threads_ = "1", isa_, format_ = "markdown";
   int runs_ = 5;
+  double least_seconds_ = 0.05, peak_seconds_ = 0.04;
 };
 
 /// Largest value of an option of extents (widths, heads) and of sequences, in tokens.
 inline constexpr std::int64_t kMostExtent = 1 << 20, kMostContext = 1 << 24;
+
+/// A row's heads: --head-dim, --heads, --kv-heads.
+struct HeadShape {
+  std::int64_t head_dim = 0, heads = 0, kv_heads = 0;
+};
+/// Lists of them; each number of query heads with each of key/value heads.
+struct HeadLists {
+  std::string head_dim = "64", heads = "1", kv_heads = "0";
+  void add_to(CLI::App& app);
+  /// ArgumentError names a pair that does not divide.
+  std::vector<HeadShape> shapes() const;
+};
+
+std::vector<Exchange> parse_exchanges(const std::string& text);
+/// Sizes such as 512M, each at least 1 byte.
+std::vector<std::int64_t> parse_sizes(const std::string& option, const std::string& text);
 
 /// An option that takes a list, its default shown.
 CLI::Option* add_list(CLI::App& app, const std::string& name, std::string& text, const std::string& help);
@@ -53,5 +70,9 @@ struct Benchmark {
 };
 Benchmark add_attention_benchmark(CLI::App& bench);
 Benchmark add_ring_benchmark(CLI::App& bench);
+Benchmark add_linear_benchmark(CLI::App& bench);
+Benchmark add_step_benchmark(CLI::App& bench);
+Benchmark add_decode_benchmark(CLI::App& bench);
+Benchmark add_exchange_benchmark(CLI::App& bench);
 
 }  // namespace rondo::apps

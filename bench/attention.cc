@@ -17,26 +17,20 @@ double flops_of(const AttentionCase& what, Pass pass) {
 }
 
 Row row_of(const char* bench, const AttentionCase& what, Pass pass, const Runs& runs, double error) {
-  const double flops = flops_of(what, pass);
-  return {.bench = bench,
-          .pass = name_of(pass),
-          .dtype = short_name(what.dtype),
-          .head_dim = what.head_dim,
-          .heads = what.heads,
-          .kv_heads = what.kv_heads,
-          .ctx = what.ctx,
-          .mask = name_of(what.mask),
-          .layout = rondo::name_of(what.layout),
-          .devices = what.ring.devices,
-          .threads = what.ring.threads,
-          .isa = name_of(what.ring.isa),
-          .seconds_median = median(runs.seconds),
-          .seconds_min = least(runs.seconds),
-          .runs = static_cast<std::int64_t>(runs.seconds.size()),
-          .gflops = flops / median(runs.seconds) / 1e9,
-          .peak_gflops = median(runs.peaks) / 1e9,
-          .fraction_of_peak = median_share(runs, flops),
-          .max_rel_error = error};
+  return with_rates({.bench = bench,
+                     .pass = name_of(pass),
+                     .dtype = short_name(what.dtype),
+                     .head_dim = what.head_dim,
+                     .heads = what.heads,
+                     .kv_heads = what.kv_heads,
+                     .ctx = what.ctx,
+                     .mask = name_of(what.mask),
+                     .layout = rondo::name_of(what.layout),
+                     .devices = what.ring.devices,
+                     .threads = what.ring.threads,
+                     .isa = name_of(what.ring.isa),
+                     .max_rel_error = error},
+                    runs, flops_of(what, pass));
 }
 
 Work work_of(AttentionWork& work, Pass pass) {

@@ -65,4 +65,19 @@ double median_ratio(const Runs& a, const Runs& b) {
   return median(ratios);
 }
 
+Row with_times(Row row, const Runs& runs) {
+  row.seconds_median = median(runs.seconds);
+  row.seconds_min = least(runs.seconds);
+  row.runs = static_cast<std::int64_t>(runs.seconds.size());
+  return row;
+}
+
+Row with_rates(Row row, const Runs& runs, double flops) {
+  row = with_times(std::move(row), runs);
+  row.gflops = flops / row.seconds_median / 1e9;
+  row.peak_gflops = median(runs.peaks) / 1e9;
+  row.fraction_of_peak = median_share(runs, flops);
+  return row;
+}
+
 }  // namespace rondo::bench

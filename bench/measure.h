@@ -6,6 +6,8 @@
 #include <functional>
 #include <vector>
 
+#include "bench/row.h"
+
 namespace rondo::bench {
 
 struct MeasureOptions {
@@ -38,5 +40,9 @@ double least(const std::vector<double>& values);
 double median_share(const Runs& runs, double amount);
 /// Median over runs of seconds of `a` over seconds of `b` at its side.
 double median_ratio(const Runs& a, const Runs& b);
+
+/// The row with its times, and its rates where the work has operations and the peaks were FLOP/s.
+Row with_times(Row row, const Runs& runs);
+Row with_rates(Row row, const Runs& runs, double flops);
 
 }  // namespace rondo::bench

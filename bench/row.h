@@ -23,13 +23,14 @@ struct Column {
 /// Columns left empty are null in JSON and absent from tables.
 struct Row {
   std::string bench;
-  Value pass, dtype, head_dim, heads, kv_heads, ctx, mask, layout;
+  Value pass{}, dtype{}, head_dim{}, heads{}, kv_heads{}, ctx{}, mask{}, layout{};
   std::int64_t devices = 1, threads = 1;  ///< threads of each device
   std::string isa;
   double seconds_median = 0, seconds_min = 0;  ///< of the work once
   std::int64_t runs = 0;
-  Value gflops, peak_gflops, fraction_of_peak;  ///< 1e9 FLOP/s; the peak of all devices' threads together
-  Value max_rel_error;         ///< largest |error| against the reference over its largest |value|
+  Value gflops{}, peak_gflops{},
+      fraction_of_peak{};      ///< 1e9 FLOP/s; the peak of all devices' threads together
+  Value max_rel_error{};       ///< largest |error| against the reference over its largest |value|
   std::vector<Column> more{};  ///< behind the common ones; every row of a benchmark has the same
 };
 

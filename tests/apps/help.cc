@@ -25,15 +25,19 @@ std::vector<std::string> option_entries(const std::string& help) {
 
 TEST(Help, EveryOptionHasADescriptionAndADefault) {
   std::size_t options = 0;
-  for (const char* command : {"train", "eval", "generate", "inspect"}) {
-    const CommandResult result = rondo({command, "--help"});
+  using Words = std::vector<std::string>;
+  for (const Words& command :
+       {Words{"train"}, Words{"eval"}, Words{"generate"}, Words{"inspect"}, Words{"bench", "attention"},
+        Words{"bench", "linear"}, Words{"bench", "step"}, Words{"bench", "ring"}, Words{"bench", "decode"},
+        Words{"bench", "exchange"}}) {
+    const CommandResult result = rondo(command + Words{"--help"});
     ASSERT_EQ(result.status, 0) << result.err;
     for (const std::string& entry : option_entries(result.out)) {
       if (entry.find("--help") != std::string::npos) continue;
       ++options;
       // "--steps INT=1000  words" or "--valid TEXT  words [default in words]".
       EXPECT_TRUE(std::regex_search(entry, std::regex("=[^ ]+ +[A-Za-z]")) || entry.ends_with("]"))
-          << command << ": " << entry;
+          << command.back() << ": " << entry;
     }
   }
   EXPECT_GT(options, 60u);
@@ -64,7 +68,7 @@ TEST(Help, VersionAndCommands) {
   EXPECT_EQ(rondo({"--version"}).status, 0);
   const CommandResult help = rondo({"--help"});
   EXPECT_EQ(help.status, 0);
-  for (const char* command : {"train", "eval", "generate", "import", "inspect"})
+  for (const char* command : {"train", "eval", "generate", "import", "inspect", "bench"})
     EXPECT_NE(help.out.find(command), std::string::npos) << command;
 }
 

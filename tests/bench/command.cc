@@ -18,12 +18,19 @@ using Words = std::vector<std::string>;
 const Words& tiny(const std::string& benchmark) {
   static const std::map<std::string, Words> kArguments = {
       {"attention", {"--ctx", "48", "--head-dim", "8"}},
+      {"linear", {"--m", "7", "--n", "9", "--k", "8"}},
+      {"step",
+       {"--ctx", "12", "--layers", "1", "--width", "8", "--heads", "2", "--head-dim", "4", "--ffn", "16"}},
       {"ring", {"--ctx", "48", "--head-dim", "8", "--devices", "2", "--cpus", "1"}},
+      {"decode", {"--cache", "8K", "--head-dim", "8", "--heads", "2"}},
+      {"exchange", {"--block-bytes", "2K"}},
   };
   return kArguments.at(benchmark);
 }
 
-const Words kBenchmarks = {"attention", "ring"};
+/// One short run.
+const Words kQuick = {"--runs", "1", "--least-seconds", "0", "--peak-seconds", "0.002"};
+const Words kBenchmarks = {"attention", "linear", "step", "ring", "decode", "exchange"};
 
 std::vector<nlohmann::json> json_rows(const CommandResult& result) {
   std::vector<nlohmann::json> rows;
@@ -34,7 +41,7 @@ std::vector<nlohmann::json> json_rows(const CommandResult& result) {
 
 TEST(BenchCommand, EveryBenchmarkPrintsJson) {
   for (const std::string& name : kBenchmarks) {
-    const CommandResult result = rondo(Words{"bench", name, "--runs", "1", "--format", "json"} + tiny(name));
+    const CommandResult result = rondo(Words{"bench", name, "--format", "json"} + kQuick + tiny(name));
     ASSERT_EQ(result.status, 0) << name << ": " << result.err;
     EXPECT_EQ(result.err, "");
     const auto rows = json_rows(result);
@@ -54,7 +61,7 @@ TEST(BenchCommand, EveryBenchmarkPrintsJson) {
 
 TEST(BenchCommand, EveryBenchmarkPrintsATable) {
   for (const std::string& name : kBenchmarks) {
-    const CommandResult result = rondo(Words{"bench", name, "--runs", "1"} + tiny(name));
+    const CommandResult result = rondo(Words{"bench", name} + kQuick + tiny(name));
     ASSERT_EQ(result.status, 0) << name << ": " << result.err;
     std::istringstream lines(result.out);
     std::string head, rule;
@@ -70,8 +77,8 @@ TEST(BenchCommand, EveryBenchmarkPrintsATable) {
 }
 
 TEST(BenchCommand, EveryCombinationIsARow) {
-  const auto rows = json_rows(rondo({"bench", "attention", "--runs", "1", "--format", "json", "--ctx", "8,9",
-                                     "--mask", "causal,window:3", "--dtype", "f32,bf16", "--head-dim", "4"}));
+  const Words lists = {"--ctx", "8,9", "--mask", "causal,window:3", "--dtype", "f32,bf16", "--head-dim", "4"};
+  const auto rows = json_rows(rondo(Words{"bench", "attention", "--format", "json"} + kQuick + lists));
   ASSERT_EQ(rows.size(), 8u);
   std::set<std::string> different;
   for (const auto& row : rows) different.insert(row["ctx"].dump() + row["mask"].dump() + row["dtype"].dump());
@@ -79,7 +86,7 @@ TEST(BenchCommand, EveryCombinationIsARow) {
 }
 
 TEST(BenchCommand, TheInstructionSetIsThatAskedFor) {
-  const Words command = Words{"bench", "attention", "--runs", "1", "--format", "json"} + tiny("attention");
+  const Words command = Words{"bench", "attention", "--format", "json"} + kQuick + tiny("attention");
   EXPECT_EQ(json_rows(rondo(command)).at(0)["isa"], name_of(detected_isa()));
   EXPECT_EQ(json_rows(rondo(command + Words{"--isa", "portable"})).at(0)["isa"], "portable");
   EXPECT_EQ(json_rows(rondo(command, "", {{"RONDO_ISA", "portable"}})).at(0)["isa"], "portable");
@@ -112,6 +119,17 @@ TEST(BenchCommand, WhatMakesNoSenseIsRefusedBeforeAnythingRuns) {
   expect_refused({"attention", "--format", "xml"}, {"--format", "json", "'xml'"});
   expect_refused({"attention", "--threads", "0"}, {"--threads", "'0'"});
   expect_refused({"attention", "--exchange", "post"}, {"post"});
+  expect_refused({"linear", "--pass", "sideways"}, {"--pass", "dx", "'sideways'"});
+  expect_refused({"linear", "--m", "0"}, {"--m", "'0'"});
+  expect_refused({"step", "--mask", "none"}, {"--mask", "causal", "'none'"});
+  expect_refused({"step", "--head-dim", "9"}, {"head_dim", "9"});
+  expect_refused({"step", "--remat", "all"}, {"all"});
+  expect_refused({"step", "--heads", "8", "--kv-heads", "3"}, {"--kv-heads", "8 and 3"});
+  expect_refused({"decode", "--cache", "5Q"}, {"--cache", "5Q"});
+  expect_refused({"decode", "--sequences", "0"}, {"--sequences", "'0'"});
+  expect_refused({"exchange", "--block-bytes", "1M,"}, {"--block-bytes", "'1M,'"});
+  expect_refused({"exchange", "--block-bytes", "0"}, {"--block-bytes", "'0'"});
+  expect_refused({"exchange", "--devices", "1"}, {"--devices", "'1'"});
   expect_refused({"ring", "--layout", "zagzig"}, {"--layout", "'zagzig'"});
   expect_refused({"ring", "--cpus", "1024"}, {"--cpus", "1024"});
 }
