@@ -7,6 +7,7 @@
 #include "bench/attention_check.h"
 #include "bench/peak_meter.h"
 #include "rondo/core/error.h"
+#include "rondo/kernels/peak.h"
 
 namespace rondo::bench {
 
@@ -28,7 +29,7 @@ Row row_of(const char* bench, const AttentionCase& what, Pass pass, const Runs& 
                      .layout = rondo::name_of(what.layout),
                      .devices = what.ring.devices,
                      .threads = what.ring.threads,
-                     .isa = name_of(what.ring.isa),
+                     .isa = kernels::tier_name(what.ring.isa),
                      .max_rel_error = error},
                     runs, flops_of(what, pass));
 }

@@ -133,7 +133,7 @@ Row bench_decode(const DecodeCase& what, const MeasureOptions& options) {
                         .mask = "none",
                         .layout = "contiguous",
                         .threads = what.threads,
-                        .isa = name_of(what.isa),
+                        .isa = kernels::tier_name(what.isa),
                         .max_rel_error = error},
                        runs);
   row.gflops = flops / row.seconds_median / 1e9;

@@ -9,6 +9,7 @@
 #include "bench/data.h"
 #include "bench/team.h"
 #include "rondo/core/error.h"
+#include "rondo/kernels/peak.h"
 
 namespace rondo::bench {
 
@@ -131,7 +132,7 @@ Row bench_exchange(const ExchangeCase& what, const MeasureOptions& options) {
                         .ctx = what.block_tokens * what.ring.devices,
                         .devices = what.ring.devices,
                         .threads = what.ring.threads,
-                        .isa = name_of(what.ring.isa),
+                        .isa = kernels::tier_name(what.ring.isa),
                         .max_rel_error = 0.0},
                        runs);
   const std::int64_t received = (what.ring.devices - 1) * what.block_bytes();

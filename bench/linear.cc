@@ -163,7 +163,7 @@ Row bench_linear(const LinearCase& what, LinearPass pass, const MeasureOptions& 
                      .pass = name_of(pass),
                      .dtype = short_name(what.dtype),
                      .threads = what.threads,
-                     .isa = rondo::name_of(what.isa),
+                     .isa = kernels::tier_name(what.isa),
                      .max_rel_error = error,
                      .more = {{"m", what.m}, {"n", what.n}, {"k", what.k}}},
                     runs, flops);

@@ -24,8 +24,8 @@ struct Column {
 struct Row {
   std::string bench;
   Value pass{}, dtype{}, head_dim{}, heads{}, kv_heads{}, ctx{}, mask{}, layout{};
-  std::int64_t devices = 1, threads = 1;  ///< threads of each device
-  std::string isa;
+  std::int64_t devices = 1, threads = 1;       ///< threads of each device
+  std::string isa;                             ///< the tier that ran
   double seconds_median = 0, seconds_min = 0;  ///< of the work once
   std::int64_t runs = 0;
   Value gflops{}, peak_gflops{},

@@ -13,6 +13,7 @@
 #include "bench/verify.h"
 #include "rondo/core/random.h"
 #include "rondo/io/file_error.h"
+#include "rondo/kernels/peak.h"
 #include "rondo/reference/convert.h"
 #include "rondo/reference/llama.h"
 
@@ -174,7 +175,7 @@ Row bench_step(const StepCase& what, const MeasureOptions& options) {
                         .layout = rondo::name_of(what.execution.layout),
                         .devices = ring.devices,
                         .threads = ring.threads,
-                        .isa = name_of(ring.isa),
+                        .isa = kernels::tier_name(ring.isa),
                         .max_rel_error = error},
                        runs, step_flops(what));
   row.more = {{"layers", model.layers},

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "rondo/core/dtype.h"
+#include "rondo/core/isa.h"
 #include "rondo/core/stream.h"
 
 namespace rondo::kernels {
@@ -13,5 +14,8 @@ namespace rondo::kernels {
 /// (positive). bfloat16: dot products of pairs summed in float32 where the tier has them, else the float32
 /// figure, since kernels then widen.
 double measure_peak_flops(Stream& stream, DType dtype, std::chrono::milliseconds budget);
+
+/// The tier whose kernels a stream of `isa` runs: below it where that tier was not built (RONDO_CPU_TIERS).
+const char* tier_name(Isa isa);
 
 }  // namespace rondo::kernels

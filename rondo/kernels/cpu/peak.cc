@@ -6,6 +6,7 @@
 
 #include "rondo/core/error.h"
 #include "rondo/kernels/cpu/rows.h"
+#include "rondo/kernels/cpu/tier.h"
 
 namespace rondo::kernels {
 
@@ -58,5 +59,7 @@ double measure_peak_flops(Stream& stream, DType dtype, std::chrono::milliseconds
     best = std::max(best, window_rate(stream, kernels, dtype, Clock::duration(budget) / kWindows));
   return best;
 }
+
+const char* tier_name(Isa isa) { return tier(isa).name; }
 
 }  // namespace rondo::kernels
