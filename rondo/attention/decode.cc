@@ -7,38 +7,35 @@ namespace rondo {
 DecodeAttention::DecodeAttention(Context& context, Communicator& communicator, const AttentionShape& shape,
                                  std::int64_t most_tokens)
     : context_(&context), communicator_(&communicator), shape_(shape), most_tokens_(most_tokens) {
-  const auto allocate = [&](Entry entry, std::int64_t floats, const char* what) {
-    return context.arena.allocate(entry, floats * size_of(DType::f32), what);
+  const auto allocate = [&](std::int64_t floats, const char* what) {
+    return context.arena.allocate(Entry::exchange, floats * size_of(DType::f32), what);
   };
+  if (communicator.devices() == 1) return;
   const std::int64_t rows = most_tokens * shape.q_heads, part = rows * (shape.v_dim + 1);
-  state_ =
-      allocate(Entry::attention, kernels::attention_state_elements(most_tokens, shape.q_heads, shape.v_dim),
-               "attention state");
-  own_ = allocate(Entry::exchange, part, "own part of a merge");
-  all_ = allocate(Entry::exchange, part * communicator.devices(), "all parts of a merge");
-  parts_ = allocate(Entry::exchange, part * communicator.devices(), "sorted parts of a merge");
+  own_ = allocate(part, "own part of a merge");
+  all_ = allocate(part * communicator.devices(), "all parts of a merge");
+  parts_ = allocate(part * communicator.devices(), "sorted parts of a merge");
 }
 
 void DecodeAttention::operator()(const Args& args) {
   Stream& stream = context_->stream;
   const std::int64_t T = args.q_THD.tokens, rows = T * shape_.q_heads;
   check_argument(T <= most_tokens_, "decode", "expected at most {} new tokens, got {}", most_tokens_, T);
-  const kernels::AttentionState state{state_.as<float>(), T, shape_.q_heads, shape_.v_dim};
-  kernels::attention_state_clear(stream, state);
-  kernels::attention_forward(stream, {.q_THD = args.q_THD,
-                                      .k_SGD = args.k_SGD,
-                                      .v_SGE = args.v_SGE,
-                                      .tiles = args.tiles,
-                                      .params = args.params,
-                                      .state = state});
+  kernels::AttentionDecode decode{.q_THD = args.q_THD,
+                                  .k_SGD = args.k_SGD,
+                                  .v_SGE = args.v_SGE,
+                                  .tiles = args.tiles,
+                                  .params = args.params,
+                                  .out_THE = args.out_THE};
   if (communicator_->devices() == 1) {
-    kernels::attention_state_finish(stream, state, args.out_THE, nullptr);
+    kernels::attention_decode(stream, decode);
     return;
   }
   // One message: the output in float32, then the lse.
   const std::int64_t values = rows * shape_.v_dim, part = values + rows;
-  kernels::attention_state_finish(stream, state, own_.tensor(DType::f32, T, shape_.q_heads, shape_.v_dim),
-                                  own_.as<float>() + values);
+  decode.out_THE = own_.tensor(DType::f32, T, shape_.q_heads, shape_.v_dim);
+  decode.lse_HT = own_.as<float>() + values;
+  kernels::attention_decode(stream, decode);
   const auto devices = static_cast<std::size_t>(communicator_->devices());
   const auto bytes = static_cast<std::size_t>(part * size_of(DType::f32));
   communicator_->all_gather({own_.as<std::byte>(), bytes}, {all_.as<std::byte>(), bytes * devices});

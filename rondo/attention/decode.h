@@ -15,6 +15,7 @@ class DecodeAttention {
   DecodeAttention(Context& context, Communicator& communicator, const AttentionShape& shape,
                   std::int64_t most_tokens);
 
+  /// New tokens of one sequence, or of several: then each tile takes the queries of one sequence to its keys.
   struct Args {
     ConstTensor q_THD;            ///< the same on every device
     ConstTensor k_SGD, v_SGE;     ///< this device's part of the cache
@@ -30,7 +31,7 @@ class DecodeAttention {
   Communicator* communicator_;
   AttentionShape shape_;
   std::int64_t most_tokens_;
-  Buffer state_, own_, all_, parts_;
+  Buffer own_, all_, parts_;
 };
 
 }  // namespace rondo

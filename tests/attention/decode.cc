@@ -24,6 +24,7 @@ struct Problem {
   float softcap = 0;
   double key_scale = 1;  ///< large: sharp probabilities and lse far from each other
   int threads = 1;
+  bool batch = false;  ///< each query is a sequence of its own, with its share of each device's keys
 };
 
 std::int64_t all_keys(const Problem& problem) {
@@ -31,10 +32,15 @@ std::int64_t all_keys(const Problem& problem) {
 }
 
 /// What of a part of n keys the queries see: two runs with a hole between them.
-std::vector<Tile> tiles_of(std::int64_t n, std::int64_t tokens) {
+std::vector<Tile> tiles_of(const Problem& problem, std::int64_t n) {
   std::vector<Tile> tiles;
-  for (const Range k : {Range{0, n / 4}, Range{n / 2, n}})
-    if (!k.empty()) tiles.push_back({.q = {0, tokens}, .k = k});
+  const std::int64_t sequences = problem.batch ? problem.tokens : 1;
+  for (std::int64_t s = 0; s < sequences; ++s) {
+    const std::int64_t begin = s * n / sequences, end = (s + 1) * n / sequences, size = end - begin;
+    const Range q = problem.batch ? Range{s, s + 1} : Range{0, problem.tokens};
+    for (const Range k : {Range{begin, begin + size / 4}, Range{begin + size / 2, end}})
+      if (!k.empty()) tiles.push_back({.q = q, .k = k});
+  }
   return tiles;
 }
 
@@ -43,12 +49,13 @@ reference::AttentionProblem reference_of(const Problem& problem) {
   const std::int64_t S = all_keys(problem), T = problem.tokens;
   std::vector<double> k = reference::standard_normal(S * s.kv_heads * s.qk_dim, 1, 1);
   for (double& x : k) x *= problem.key_scale;
-  std::vector<bool> seen(static_cast<std::size_t>(S));
+  std::vector<bool> seen(static_cast<std::size_t>(T * S));
   std::int64_t first = 0;
   for (const std::int64_t part : problem.parts) {
-    for (const Tile& tile : tiles_of(part, T))
-      for (std::int64_t j = tile.k.begin; j < tile.k.end; ++j)
-        seen[static_cast<std::size_t>(first + j)] = true;
+    for (const Tile& tile : tiles_of(problem, part))
+      for (std::int64_t i = tile.q.begin; i < tile.q.end; ++i)
+        for (std::int64_t j = tile.k.begin; j < tile.k.end; ++j)
+          seen[static_cast<std::size_t>(i * S + first + j)] = true;
     first += part;
   }
   return {.q_tokens = T,
@@ -62,7 +69,8 @@ reference::AttentionProblem reference_of(const Problem& problem) {
           .q_THD = reference::rounded(reference::standard_normal(T * s.q_heads * s.qk_dim, 1, 0), s.dtype),
           .k_SGD = reference::rounded(k, s.dtype),
           .v_SGE = reference::rounded(reference::standard_normal(S * s.kv_heads * s.v_dim, 1, 2), s.dtype),
-          .visible = [seen](std::int64_t, std::int64_t j) { return seen[static_cast<std::size_t>(j)]; },
+          .visible = [seen, S](std::int64_t i,
+                               std::int64_t j) { return seen[static_cast<std::size_t>(i * S + j)]; },
           .keep = {},
           .bias = {}};
 }
@@ -93,7 +101,7 @@ std::vector<std::vector<double>> decode(const Problem& problem) {
           const Buffer v = filled(whole.v_SGE, first, part, s.kv_heads, s.v_dim);
           const Buffer out =
               context.arena.allocate(Entry::data, T * s.q_heads * s.v_dim * size_of(s.dtype), "test");
-          const std::vector<Tile> tiles = tiles_of(part, T);
+          const std::vector<Tile> tiles = tiles_of(problem, part);
           DecodeAttention attention(context, communicator, s, T + 1);  // room for more than there is
           const std::int64_t allocations = context.ledger.allocations();
           for (int n = 0; n < 2; ++n) {  // the second call finds the first one's leavings
@@ -138,6 +146,16 @@ TEST(DecodeAttention, EqualsAttentionOverAllKeys) {
         problem.softcap = 1.5f;
         expect_reference(problem);
       }
+    }
+  }
+}
+
+TEST(DecodeAttention, SequencesOfABatchSeeTheirOwnKeys) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::vector<std::int64_t>& parts : {std::vector<std::int64_t>{301}, {40, 261}, {3, 0, 130}}) {
+      Problem problem{.parts = parts, .tokens = 5, .batch = true};
+      problem.shape.dtype = dtype;
+      expect_reference(problem);
     }
   }
 }
