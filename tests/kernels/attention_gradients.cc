@@ -98,6 +98,25 @@ TEST_P(AttentionBackwardOn, ThreadsDoNotChangeBits) {
   }
 }
 
+/// Long enough for several chunks of queries and ranges of keys: every cell of their grid is computed once,
+/// and by any number of threads alike.
+TEST_P(AttentionBackwardOn, ManyCells) {
+  Case c = completed({.T = 1100, .S = 1101, .H = 2, .G = 1, .D = 4, .E = 6, .tiles = {}});
+  c.tiles = {{.q = {0, 1100}, .k = {0, 1101}, .band = {.lo = -900, .hi = 3}}};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    c.dtype = dtype;
+    c.threads = 1;
+    EXPECT_EQ(gradient_failure(c, GetParam()), "");
+    const Inputs in(c);
+    const Gradients one = backward(c, in, GetParam());
+    c.threads = 3;
+    const Gradients more = backward(c, in, GetParam());
+    EXPECT_EQ(one.dq, more.dq);
+    EXPECT_EQ(one.dk, more.dk);
+    EXPECT_EQ(one.dv, more.dv);
+  }
+}
+
 TEST_P(AttentionBackwardOn, NothingToDo) {
   for (const auto& [T, S] : {std::pair{0, 5}, {5, 0}, {0, 0}})
     EXPECT_EQ(gradient_failure({.T = T, .S = S}, GetParam()), "");

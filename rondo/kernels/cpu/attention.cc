@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <numeric>
 #include <vector>
 
 #include "rondo/core/error.h"
@@ -120,29 +122,66 @@ void check_backward(const AttentionBackward& args) {
                  "expected lse and delta, got null");
 }
 
-BackwardTask backward_task(const AttentionBackward& args, const ScoreRule& rule, std::int64_t kv_head) {
-  const std::int64_t group = args.q_THD.heads / args.k_SGD.heads, head = kv_head * group;
-  const std::int64_t tokens = args.q_THD.tokens;
+/// How backward is cut. Rows are the chunks of queries of the heads that share keys, columns are ranges of
+/// keys. dQ of a row and dK, dV of a column are sums over the others, so cells of one row or one column may
+/// not run at once: wave w holds the cells (row, (row + w) mod side), each row and column at most once. Every
+/// sum is then made in the order of the waves, whatever runs when.
+struct BackwardCells {
+  std::int64_t chunks, rows, columns, keys;
+
+  BackwardCells(std::int64_t q_tokens, std::int64_t k_tokens, std::int64_t group, std::int64_t kv_heads) {
+    // Enough cells in a wave to share out. Not more: each packs its queries anew.
+    constexpr std::int64_t kEnoughCells = 8;
+    chunks = (q_tokens + kBackwardQueries - 1) / kBackwardQueries;
+    rows = group * chunks;
+    columns = std::clamp<std::int64_t>((kEnoughCells + kv_heads - 1) / kv_heads, 1,
+                                       std::min(rows, (k_tokens + kBackwardQueries - 1) / kBackwardQueries));
+    keys = (k_tokens + columns - 1) / columns;
+  }
+  std::int64_t waves() const { return std::max(rows, columns); }
+};
+
+BackwardTask backward_task(const AttentionBackward& args, const ScoreRule& rule, std::int64_t head) {
+  const std::int64_t kv_head = head / (args.q_THD.heads / args.k_SGD.heads), tokens = args.q_THD.tokens;
   return {.q = head_view(args.q_THD, head),
           .k = head_view(args.k_SGD, kv_head),
           .v = head_view(args.v_SGE, kv_head),
           .dout = head_view(args.dout_THE, head),
-          .q_head_stride = args.q_THD.head_stride,
-          .dout_head_stride = args.dout_THE.head_stride,
           .rule = &rule,
-          .first_head = static_cast<std::uint32_t>(head),
-          .group = group,
-          .q_tokens = tokens,
-          .lse_HT = args.lse_HT + head * tokens,
-          .delta_HT = args.delta_HT + head * tokens,
+          .head = static_cast<std::uint32_t>(head),
+          .q_begin = 0,
+          .q_end = tokens,
+          .k_begin = 0,
+          .k_end = args.k_SGD.tokens,
+          .lse_T = args.lse_HT + head * tokens,
+          .delta_T = args.delta_HT + head * tokens,
           .dq = head_data(args.dq_THD, head),
           .dk = head_data(args.dk_SGD, kv_head),
           .dv = head_data(args.dv_SGE, kv_head),
           .dq_token_stride = args.dq_THD.token_stride,
-          .dq_head_stride = args.dq_THD.head_stride,
           .dk_token_stride = args.dk_SGD.token_stride,
           .dv_token_stride = args.dv_SGE.token_stride,
           .scratch = nullptr};
+}
+
+/// The order in which forward's blocks of queries are handed out: those that see most keys first, so that the
+/// last ones to end are small. Every block's result is its own: the order changes no bit.
+std::vector<std::int64_t> by_falling_work(const std::vector<TileBox>& boxes, std::int64_t q_tokens) {
+  std::vector<std::int64_t> seen(
+      static_cast<std::size_t>((q_tokens + kForwardQueries - 1) / kForwardQueries));
+  for (const TileBox& box : boxes) {
+    for (std::int64_t q = box.q_begin; q < box.q_end; q += kQueryTile) {
+      const std::int64_t i = q - box.q_begin, keys = box.k_end - box.k_begin;
+      const std::int64_t first = std::max<std::int64_t>(0, i + box.lo), last = std::min(keys - 1, i + box.hi);
+      seen[static_cast<std::size_t>(q / kForwardQueries)] += std::max<std::int64_t>(0, last - first + 1);
+    }
+  }
+  std::vector<std::int64_t> order(seen.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    return seen[static_cast<std::size_t>(a)] > seen[static_cast<std::size_t>(b)];
+  });
+  return order;
 }
 
 }  // namespace
@@ -165,9 +204,10 @@ void attention_forward(Stream& stream, const AttentionForward& args) {
   const std::int64_t head_elements = attention_state_elements(q.tokens, 1, v.dim);
   const std::int64_t tile_elements = attention_state_elements(kQueryTile, 1, v.dim);
   stream.reserve_scratch(kernels.attention_forward_scratch(q.dim, v.dim, queries) * size_of(DType::f32));
-  const std::int64_t blocks = (q.tokens + kForwardQueries - 1) / kForwardQueries;
-  stream.pool().run(q.heads * blocks, [&](std::int64_t index, int worker) {
-    const std::int64_t head = index / blocks, begin = index % blocks * kForwardQueries;
+  const std::vector<std::int64_t> order = by_falling_work(boxes, q.tokens);
+  stream.pool().run(q.heads * std::ssize(order), [&](std::int64_t index, int worker) {
+    const std::int64_t head = index % q.heads;
+    const std::int64_t begin = order[static_cast<std::size_t>(index / q.heads)] * kForwardQueries;
     kernels.attention_forward(
         {.q = head_view(q, head),
          .k = head_view(k, head / group),
@@ -190,13 +230,22 @@ void attention_backward(Stream& stream, const AttentionBackward& args) {
   const Tier& kernels = tier(stream.isa());
   stream.reserve_scratch(kernels.attention_backward_scratch(q.dim, args.v_SGE.dim, q.tokens) *
                          size_of(DType::f32));
-  // One task for each key/value head fixes the order in which its gradients are summed; a finer cut needs
-  // partial sums.
-  stream.pool().run(k.heads, [&](std::int64_t kv_head, int worker) {
-    BackwardTask task = backward_task(args, rule, kv_head);
-    task.scratch = reinterpret_cast<float*>(stream.scratch(worker));
-    kernels.attention_backward(task);
-  });
+  const std::int64_t group = q.heads / k.heads;
+  const BackwardCells cells(q.tokens, k.tokens, group, k.heads);
+  for (std::int64_t wave = 0; wave < cells.waves(); ++wave) {
+    stream.pool().run(k.heads * cells.rows, [&](std::int64_t index, int worker) {
+      const std::int64_t row = index / k.heads, kv_head = index % k.heads;
+      const std::int64_t column = (row + wave) % cells.waves();
+      if (column >= cells.columns) return;
+      BackwardTask task = backward_task(args, rule, kv_head * group + row / cells.chunks);
+      task.q_begin = row % cells.chunks * kBackwardQueries;
+      task.q_end = std::min(task.q_begin + kBackwardQueries, q.tokens);
+      task.k_begin = column * cells.keys;
+      task.k_end = std::min(task.k_begin + cells.keys, k.tokens);
+      task.scratch = reinterpret_cast<float*>(stream.scratch(worker));
+      kernels.attention_backward(task);
+    });
+  }
 }
 
 }  // namespace rondo::kernels

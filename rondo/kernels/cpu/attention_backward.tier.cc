@@ -10,186 +10,255 @@
 namespace rondo::kernels::RONDO_TIER {
 namespace {
 
-/// Packed queries of one chunk of one head, and the keys that pass over them.
+/// Packed queries of the task and the keys that pass over them. Words: element.tier.h. Strides are dims
+/// rounded up to whole vectors.
+template <class Element>
 struct Backward {
+  using word = typename Element::word;
   const BackwardTask& task;
   const ScoreRule& rule;
-  i64 qk_dim, v_dim, qk_stride, v_stride;  // strides: dims rounded up to whole vectors
-  float *q, *qt, *dout, *doutt, *dqt;      // [query][stride] and, transposed, [tile][dim][64]
-  float *lse, *delta;                      // [query]; lse in units of log 2, +infinity: gives nothing
-  float *k, *v, *dk, *dv;                  // [key][stride]
-  float *p, *ds;                           // [key][64]
-  i64 head, q_begin, q_end;                // head within the group; tokens of the chunk
+  i64 qk_dim, v_dim, qk_stride, v_stride, qk_words, v_words;
+  word *q, *dout;      // factors of sums over queries: [query in words][stride]
+  word *qt, *doutt;    // factors of sums over the head: [tile][words][64]
+  float* dqt;          // [tile][qk_dim][64]
+  float *lse, *delta;  // [query]; lse in units of log 2, +infinity: gives nothing
+  word *k, *v;         // factors of sums over the head: [key][words]
+  word* k_over_keys;   // factor of sums over keys: [key in words][qk_dim]
+  float *dk, *dv;      // [key][stride]
+  float *p, *ds;       // [key][64]
+  word *p_rows,
+      *ds_rows;        // the same as factors of sums over queries: [key][64 in words], in rows of 64 words
+  word* ds_over_keys;  // factor of sums over keys: [key in words][64]
+  word* rows;          // [64][words]
   Part part;
+  Ahead ahead;
 };
 
-/// Rows whose lse is -infinity are packed as zeros, so that nothing of them (not even a NaN) reaches the
-/// keys.
-void pack_row(const HeadView& x, i64 token, i64 stride, bool nothing, float* out) {
-  if (!nothing) return pack_rows(x, token, 1, stride, out);
-  for (i64 d = 0; d < stride; ++d) out[d] = 0;
+/// The rows of one tile as words. Rows whose lse is -infinity, and those behind the last query, are packed as
+/// zeros, so that nothing of them (not even a NaN) reaches the keys.
+template <class Element>
+HeadView pack_tile(Backward<Element>& w, const HeadView& x, i64 origin, i64 words) {
+  for (i64 lane = 0; lane < kTile; ++lane) {
+    auto* row = w.rows + lane * words;
+    const i64 token = origin + lane;
+    if (token < w.task.q_end && w.task.lse_T[token] != -kInfinity) {
+      Element::pack_rows(x, token, 1, words, row);
+    } else {
+      for (i64 d = 0; d < words; ++d) row[d] = 0;
+    }
+  }
+  return {.data = w.rows,
+          .token_stride = words * Element::kPerWord,
+          .dim = x.dim,
+          .is_bf16 = Element::kPerWord == 2};
 }
 
-HeadView head_of(HeadView x, i64 head_stride, i64 head) {
-  x.data = static_cast<const char*>(x.data) + head * head_stride * (x.is_bf16 ? 2 : 4);
-  return x;
-}
-
-void pack_chunk(Backward& w) {
+template <class Element>
+void pack_queries(Backward<Element>& w) {
   const BackwardTask& task = w.task;
-  const HeadView q = head_of(task.q, task.q_head_stride, w.head);
-  const HeadView dout = head_of(task.dout, task.dout_head_stride, w.head);
-  const i64 count = w.q_end - w.q_begin;
-  for (i64 n = 0; n < round_up(count, kTile); ++n) {
-    const i64 token = w.q_begin + n, at = w.head * task.q_tokens + token;
-    const bool nothing = n >= count || task.lse_HT[at] == -kInfinity;
-    w.lse[n] = nothing ? kInfinity : task.lse_HT[at] * kLog2E;
-    w.delta[n] = nothing ? 0 : task.delta_HT[at];
-    pack_row(q, token, w.qk_stride, nothing, w.q + n * w.qk_stride);
-    pack_row(dout, token, w.v_stride, nothing, w.dout + n * w.v_stride);
+  for (i64 origin = task.q_begin; origin < task.q_end; origin += kTile) {
+    const i64 n = origin - task.q_begin;
+    for (i64 lane = 0; lane < kTile; ++lane) {
+      const i64 token = origin + lane;
+      const bool nothing = token >= task.q_end || task.lse_T[token] == -kInfinity;
+      w.lse[n + lane] = nothing ? kInfinity : task.lse_T[token] * kLog2E;
+      w.delta[n + lane] = nothing ? 0 : task.delta_T[token];
+    }
+    const HeadView q = pack_tile(w, task.q, origin, w.qk_words);
+    transpose_queries<Element>(w.rule, w.rows, w.qk_words, w.qk_words, w.qt + n * w.qk_words);
+    Element::pack_over_tokens(q, 0, kTile, w.qk_stride, w.q + n / Element::kPerWord * w.qk_stride);
+    const HeadView dout = pack_tile(w, task.dout, origin, w.v_words);
+    transpose(Transpose<typename Element::word>{w.rows, w.v_words, kTile, w.v_words, w.doutt + n * w.v_words,
+                                                kTile});
+    Element::pack_over_tokens(dout, 0, kTile, w.v_stride, w.dout + n / Element::kPerWord * w.v_stride);
   }
-  for (i64 n = 0; n < count; n += kTile) {
-    transpose(w.q + n * w.qk_stride, w.qk_stride, w.qk_dim, query_factor(w.rule), w.qt + n * w.qk_dim);
-    transpose(w.dout + n * w.v_stride, w.v_stride, w.v_dim, 1.0f, w.doutt + n * w.v_dim);
-  }
-  for (i64 n = 0; n < round_up(count, kTile) * w.qk_dim; ++n) w.dqt[n] = 0;
+  for (i64 n = 0; n < round_up(task.q_end - task.q_begin, kTile) * w.qk_dim; ++n) w.dqt[n] = 0;
 }
 
-/// Adds the chunk's dQ to the caller's.
-void flush_queries(const Backward& w) {
-  float* dq = w.task.dq + w.head * w.task.dq_head_stride;
-  for (i64 token = w.q_begin; token < w.q_end; ++token) {
-    const i64 n = token - w.q_begin;
-    const float* column = w.dqt + n / kTile * kTile * w.qk_dim + n % kTile;
-    float* row = dq + token * w.task.dq_token_stride;
-    for (i64 d = 0; d < w.qk_dim; ++d) row[d] += w.rule.scale * column[d * kTile];
-  }
+/// to[d] += factor * from[d]
+inline void add_row(const float* from, float factor, i64 count, float* to) {
+  i64 d = 0;
+  for (; d + kLanes <= count; d += kLanes) store(to + d, load(to + d) + load(from + d) * factor);
+  for (; d < count; ++d) to[d] += factor * from[d];
 }
 
-void load_keys(Backward& w, i64 token, i64 keys) {
-  pack_rows(w.task.k, token, keys, w.qk_stride, w.k);
-  pack_rows(w.task.v, token, keys, w.v_stride, w.v);
-  for (i64 n = 0; n < keys * w.qk_stride; ++n) w.dk[n] = 0;
-  for (i64 n = 0; n < keys * w.v_stride; ++n) w.dv[n] = 0;
-}
-
-void flush_keys(const Backward& w, i64 token, i64 keys) {
-  for (i64 j = 0; j < keys; ++j) {
-    float* dk = w.task.dk + (token + j) * w.task.dk_token_stride;
-    float* dv = w.task.dv + (token + j) * w.task.dv_token_stride;
-    for (i64 d = 0; d < w.qk_dim; ++d) dk[d] += w.rule.scale * w.dk[j * w.qk_stride + d];
-    for (i64 e = 0; e < w.v_dim; ++e) dv[e] += w.dv[j * w.v_stride + e];
-  }
-}
-
-/// Scores and dP become the probabilities that met v (after dropout) and dS, in place. kPlain: no softcap,
-/// mask or dropout.
-template <bool kPlain>
-void score_gradients(const Backward& w, const TileBox& box, i64 origin) {
-  const Part& part = w.part;
-  const float cap = w.rule.softcap;
-  const bool drops = w.rule.dropout.threshold != 0;
-  const u32 head = w.task.first_head + static_cast<u32>(w.head);
-  const float *lse = w.lse + (origin - w.q_begin), *delta = w.delta + (origin - w.q_begin);
-  DropoutLanes lanes = {};
-  if (!kPlain && drops) make_dropout_lanes(box, head, origin, lanes);
-  for (i64 j = 0; j < part.keys; ++j) {
-    for (i64 lane = part.lane_begin; lane < part.lane_end; lane += kLanes) {
-      float *p_at = w.p + j * kTile + lane, *ds_at = w.ds + j * kTile + lane;
-      vec s = load(p_at), dp = load(ds_at), slope = splat(1.0f);
-      if (!kPlain && cap > 0) {
-        const vec t = tanh(s);
-        slope = 1.0f - t * t;
-        s = t * (cap * kLog2E);
-      }
-      vec p = exp2(s - load(lse + lane));
-      if (!kPlain && part.masked) p = sees(part, lane, j) ? p : vec{};
-      vec kept = p;
-      if (!kPlain && drops) {
-        const vec factor = dropout_factor(w.rule.dropout, lanes, lane, k_position(box, part.k_begin + j));
-        dp *= factor;
-        kept *= factor;
-      }
-      vec ds = p * (dp - load(delta + lane));
-      if (!kPlain) ds *= slope;
-      store(p_at, kept);
-      store(ds_at, ds);
+/// Adds the task's dQ to the caller's.
+template <class Element>
+void flush_queries(const Backward<Element>& w) {
+  const BackwardTask& task = w.task;
+  float* rows = w.p;  // free between parts
+  static_assert(kKeyBlock >= kTile);
+  for (i64 origin = task.q_begin; origin < task.q_end; origin += kTile) {
+    const float* tile = w.dqt + (origin - task.q_begin) * w.qk_dim;
+    // A few columns at a time: [64][64] is what fits.
+    for (i64 d = 0; d < w.qk_dim; d += kTile) {
+      const i64 columns = least(kTile, w.qk_dim - d);
+      transpose(Transpose<float>{tile + d * kTile, kTile, columns, kTile, rows, kTile});
+      for (i64 token = origin; token < least(origin + kTile, task.q_end); ++token)
+        add_row(rows + (token - origin) * kTile, w.rule.scale, columns,
+                task.dq + token * task.dq_token_stride + d);
     }
   }
 }
 
+template <class Element>
+void load_keys(Backward<Element>& w, i64 token, i64 keys) {
+  Element::pack_rows(w.task.k, token, keys, w.qk_words, w.k);
+  Element::pack_rows(w.task.v, token, keys, w.v_words, w.v);
+  if constexpr (Element::kPerWord > 1)
+    Element::pack_over_tokens(w.task.k, token, keys, w.qk_dim, w.k_over_keys);
+  for (i64 n = 0; n < keys * w.qk_stride; ++n) w.dk[n] = 0;
+  for (i64 n = 0; n < keys * w.v_stride; ++n) w.dv[n] = 0;
+}
+
+template <class Element>
+void flush_keys(const Backward<Element>& w, i64 token, i64 keys) {
+  for (i64 j = 0; j < keys; ++j) {
+    add_row(w.dk + j * w.qk_stride, w.rule.scale, w.qk_dim, w.task.dk + (token + j) * w.task.dk_token_stride);
+    add_row(w.dv + j * w.v_stride, 1, w.v_dim, w.task.dv + (token + j) * w.task.dv_token_stride);
+  }
+}
+
+/// The probabilities that met v (after dropout) and dS, of one row of scores.
+struct Gradients {
+  vec kept, ds;
+};
+
+/// What a row of scores is turned into gradients with. kPlain: no softcap, mask or dropout.
+template <class Element, bool kPlain>
+struct GradientRule {
+  const Backward<Element>& w;
+  const TileBox& box;
+  const float *lse, *delta;  // of the tile's lanes
+  float factor;
+  DropoutLanes lanes;
+
+  Gradients operator()(i64 j, i64 lane) const {
+    const Part& part = w.part;
+    vec s = load(w.p + j * kTile + lane) * factor, dp = load(w.ds + j * kTile + lane), slope = splat(1.0f);
+    if (!kPlain && w.rule.softcap > 0) {
+      const vec t = tanh(s);
+      slope = 1.0f - t * t;
+      s = t * (w.rule.softcap * kLog2E);
+    }
+    vec p = exp2<Element::kPrecision>(s - load(lse + lane));
+    if (!kPlain && part.masked) p = sees(part, lane, j) ? p : vec{};
+    vec kept = p;
+    if (!kPlain && w.rule.dropout.threshold != 0) {
+      const vec drop = dropout_keeps(w.rule.dropout, lanes, lane, k_position(box, part.k_begin + j)) != 0
+                           ? splat(w.rule.dropout.keep_scale)
+                           : vec{};
+      dp *= drop;
+      kept *= drop;
+    }
+    vec ds = p * (dp - load(delta + lane));
+    if (!kPlain) ds *= slope;
+    return {kept, ds};
+  }
+};
+
+/// Scores and dP become the factors of the three sums that follow.
+template <bool kPlain, class Element>
+void score_gradients(const Backward<Element>& w, const TileBox& box, i64 origin) {
+  const i64 n = origin - w.task.q_begin;
+  GradientRule<Element, kPlain> gradients{w, box, w.lse + n, w.delta + n, score_factor(w.rule), {}};
+  if (!kPlain && w.rule.dropout.threshold != 0) make_dropout_lanes(box, w.task.head, origin, gradients.lanes);
+  for (i64 j = 0; j < w.part.keys; j += Element::kPerWord) {
+    for (i64 lane = w.part.lane_begin; lane < w.part.lane_end; lane += kLanes) {
+      const Gradients first = gradients(j, lane);
+      if constexpr (Element::kPerWord == 1) {
+        store(w.p_rows + j * kTile + lane, first.kept);
+        store(w.ds_rows + j * kTile + lane, first.ds);
+      } else {
+        const i64 at = j * kTile + lane / 2;
+        Element::store_neighbours(w.p_rows + at, first.kept);
+        Element::store_neighbours(w.ds_rows + at, first.ds);
+        Gradients second{};
+        if (j + 1 < w.part.keys) {
+          second = gradients(j + 1, lane);
+          Element::store_neighbours(w.p_rows + at + kTile, second.kept);
+          Element::store_neighbours(w.ds_rows + at + kTile, second.ds);
+        }
+        store(w.ds_over_keys + j / 2 * kTile + lane, Element::paired(first.ds, second.ds));
+      }
+    }
+  }
+}
+
+/// Products of keys with the queries or with dout: [key][64] from sums over the head.
+template <class Element>
+void over_head(Backward<Element>& w, const typename Element::word* keys, const typename Element::word* lanes,
+               i64 words, float* c) {
+  const i64 lane0 = w.part.lane_begin;
+  product<Into::fresh>(Product2D<Element>{.a = keys,
+                                          .a_row = words,
+                                          .a_depth = 1,
+                                          .b = lanes + lane0,
+                                          .b_stride = kTile,
+                                          .c = c + lane0,
+                                          .c_stride = kTile,
+                                          .rows = w.part.keys,
+                                          .columns = w.part.lane_end - lane0,
+                                          .depth = words,
+                                          .ahead = &w.ahead});
+}
+
+/// dK or dV from sums over the queries of the part.
+template <class Element>
+void over_queries(Backward<Element>& w, const typename Element::word* rows,
+                  const typename Element::word* queries, i64 stride, float* c) {
+  product<Into::sum>(Product2D<Element>{.a = rows + w.part.lane_begin / Element::kPerWord,
+                                        .a_row = kTile,
+                                        .a_depth = 1,
+                                        .b = queries,
+                                        .b_stride = stride,
+                                        .c = c,
+                                        .c_stride = stride,
+                                        .rows = w.part.keys,
+                                        .columns = stride,
+                                        .depth = (w.part.lane_end - w.part.lane_begin) / Element::kPerWord,
+                                        .ahead = &w.ahead});
+}
+
 /// The five products of one part; k_row counts from the first loaded key.
-void backward_part(Backward& w, const TileBox& box, i64 origin, i64 k_row) {
-  const i64 lane0 = w.part.lane_begin, lanes = w.part.lane_end - lane0, keys = w.part.keys;
-  const i64 n = origin - w.q_begin;
-  const float *k = w.k + k_row * w.qk_stride, *v = w.v + k_row * w.v_stride;
-  product<Into::fresh>({.a = k,
-                        .a_row = w.qk_stride,
-                        .a_depth = 1,
-                        .b = w.qt + n * w.qk_dim + lane0,
-                        .b_stride = kTile,
-                        .c = w.p + lane0,
-                        .c_stride = kTile,
-                        .rows = keys,
-                        .columns = lanes,
-                        .depth = w.qk_dim});
-  product<Into::fresh>({.a = v,
-                        .a_row = w.v_stride,
-                        .a_depth = 1,
-                        .b = w.doutt + n * w.v_dim + lane0,
-                        .b_stride = kTile,
-                        .c = w.ds + lane0,
-                        .c_stride = kTile,
-                        .rows = keys,
-                        .columns = lanes,
-                        .depth = w.v_dim});
+template <class Element>
+void backward_part(Backward<Element>& w, const TileBox& box, i64 origin, i64 k_row) {
+  const i64 n = origin - w.task.q_begin, lane0 = w.part.lane_begin, lanes = w.part.lane_end - lane0;
+  over_head(w, w.k + k_row * w.qk_words, w.qt + n * w.qk_words, w.qk_words, w.p);
+  over_head(w, w.v + k_row * w.v_words, w.doutt + n * w.v_words, w.v_words, w.ds);
   if (w.part.masked || w.rule.softcap > 0 || w.rule.dropout.threshold != 0) {
     score_gradients<false>(w, box, origin);
   } else {
     score_gradients<true>(w, box, origin);
   }
-  product<Into::sum>({.a = w.p + lane0,
-                      .a_row = kTile,
-                      .a_depth = 1,
-                      .b = w.dout + (n + lane0) * w.v_stride,
-                      .b_stride = w.v_stride,
-                      .c = w.dv + k_row * w.v_stride,
-                      .c_stride = w.v_stride,
-                      .rows = keys,
-                      .columns = w.v_stride,
-                      .depth = lanes});
-  product<Into::sum>({.a = w.ds + lane0,
-                      .a_row = kTile,
-                      .a_depth = 1,
-                      .b = w.q + (n + lane0) * w.qk_stride,
-                      .b_stride = w.qk_stride,
-                      .c = w.dk + k_row * w.qk_stride,
-                      .c_stride = w.qk_stride,
-                      .rows = keys,
-                      .columns = w.qk_stride,
-                      .depth = lanes});
-  product<Into::sum>({.a = k,
-                      .a_row = 1,
-                      .a_depth = w.qk_stride,
-                      .b = w.ds + lane0,
-                      .b_stride = kTile,
-                      .c = w.dqt + n * w.qk_dim + lane0,
-                      .c_stride = kTile,
-                      .rows = w.qk_dim,
-                      .columns = lanes,
-                      .depth = keys});
+  const i64 query = (n + lane0) / Element::kPerWord;
+  over_queries(w, w.p_rows, w.dout + query * w.v_stride, w.v_stride, w.dv + k_row * w.v_stride);
+  over_queries(w, w.ds_rows, w.q + query * w.qk_stride, w.qk_stride, w.dk + k_row * w.qk_stride);
+  product<Into::sum>(Product2D<Element>{.a = w.k_over_keys + k_row / Element::kPerWord * w.qk_dim,
+                                        .a_row = 1,
+                                        .a_depth = w.qk_dim,
+                                        .b = w.ds_over_keys + lane0,
+                                        .b_stride = kTile,
+                                        .c = w.dqt + n * w.qk_dim + lane0,
+                                        .c_stride = kTile,
+                                        .rows = w.qk_dim,
+                                        .columns = lanes,
+                                        .depth = words_of<Element>(w.part.keys),
+                                        .ahead = &w.ahead});
 }
 
-/// One tile against the chunk, kBackwardKeys keys at a time.
-void backward_tile(Backward& w, const TileBox& box, const Extent& extent) {
+/// One tile, kBackwardKeys keys at a time.
+template <class Element>
+void backward_tile(Backward<Element>& w, const TileBox& box, const Extent& extent) {
   for (i64 first = extent.k_begin; first < extent.k_end; first += kBackwardKeys) {
     const i64 loaded = least(kBackwardKeys, extent.k_end - first);
     load_keys(w, box.k_begin + first, loaded);
-    for (i64 origin = w.q_begin; origin < w.q_end; origin += kTile) {
+    for (i64 origin = w.task.q_begin; origin < w.task.q_end; origin += kTile) {
       for (i64 k0 = first; k0 < first + loaded; k0 += kKeyBlock) {
         const i64 k1 = least(k0 + kKeyBlock, first + loaded);
-        const Extent seen = visible_extent(box, {origin, least(origin + kTile, w.q_end), k0, k1});
+        Extent seen = visible_extent(box, {origin, least(origin + kTile, w.task.q_end), k0, k1});
         if (seen.empty()) continue;
+        seen.k_begin -= (seen.k_begin - first) % Element::kPerWord;
         make_part(box, seen, origin, w.part);
         backward_part(w, box, origin, seen.k_begin - first);
       }
@@ -198,66 +267,76 @@ void backward_tile(Backward& w, const TileBox& box, const Extent& extent) {
   }
 }
 
-void backward_chunk(Backward& w) {
+/// Lays the arrays of a task out in its scratch; attention_backward_scratch counts them.
+template <class Element>
+Backward<Element> lay_out(const BackwardTask& task) {
+  const i64 rows = round_up(task.q_end - task.q_begin, kTile), qk = task.q.dim, v = task.v.dim;
+  const i64 qk_stride = round_up(qk, kLanes), v_stride = round_up(v, kLanes);
+  const i64 qk_words = words_of<Element>(qk), v_words = words_of<Element>(v);
+  Scratch scratch{task.scratch};
+  const auto words = [&](i64 count) { return scratch.take_words<Element>(count); };
+  Backward<Element> w{.task = task,
+                      .rule = *task.rule,
+                      .qk_dim = qk,
+                      .v_dim = v,
+                      .qk_stride = qk_stride,
+                      .v_stride = v_stride,
+                      .qk_words = qk_words,
+                      .v_words = v_words,
+                      .q = words(words_of<Element>(rows) * qk_stride),
+                      .dout = words(words_of<Element>(rows) * v_stride),
+                      .qt = words(rows * qk_words),
+                      .doutt = words(rows * v_words),
+                      .dqt = scratch.take(rows * qk),
+                      .lse = scratch.take(rows),
+                      .delta = scratch.take(rows),
+                      .k = words(kBackwardKeys * qk_words),
+                      .v = words(kBackwardKeys * v_words),
+                      .k_over_keys = words(Element::kPerWord > 1 ? kBackwardKeys / 2 * qk : 0),
+                      .dk = scratch.take(kBackwardKeys * qk_stride),
+                      .dv = scratch.take(kBackwardKeys * v_stride),
+                      .p = scratch.take(kKeyBlock * kTile),
+                      .ds = scratch.take(kKeyBlock * kTile),
+                      .p_rows = nullptr,
+                      .ds_rows = nullptr,
+                      .ds_over_keys = words(Element::kPerWord > 1 ? kKeyBlock / 2 * kTile : 0),
+                      .rows = words(kTile * most(qk_words, v_words)),
+                      .part = {},
+                      .ahead = {}};
+  w.p_rows = reinterpret_cast<typename Element::word*>(w.p);
+  w.ds_rows = reinterpret_cast<typename Element::word*>(w.ds);
+  if constexpr (Element::kPerWord == 1) w.k_over_keys = w.k, w.ds_over_keys = w.ds_rows;
+  return w;
+}
+
+template <class Element>
+void backward_task(const BackwardTask& task) {
+  Backward<Element> w = lay_out<Element>(task);
   bool packed = false;
   for (i64 n = 0; n < w.rule.tile_count; ++n) {
     const TileBox& box = w.rule.tiles[n];
-    const Extent seen = visible_extent(box, {w.q_begin, w.q_end, 0, box.k_end - box.k_begin});
+    const Extent seen = visible_extent(box, {task.q_begin, task.q_end, most(0, task.k_begin - box.k_begin),
+                                             least(box.k_end, task.k_end) - box.k_begin});
     if (seen.empty()) continue;
-    if (!packed) pack_chunk(w);
+    if (!packed) pack_queries(w);
     packed = true;
     backward_tile(w, box, seen);
   }
   if (packed) flush_queries(w);
 }
 
-/// Lays the arrays of a task out in its scratch; attention_backward_scratch counts them.
-Backward lay_out(const BackwardTask& task, const ScoreRule& rule, Scratch& scratch, i64 queries) {
-  const i64 rows = round_up(queries, kTile), qk = task.q.dim, v = task.v.dim;
-  const i64 qk_stride = round_up(qk, kLanes), v_stride = round_up(v, kLanes);
-  return {.task = task,
-          .rule = rule,
-          .qk_dim = qk,
-          .v_dim = v,
-          .qk_stride = qk_stride,
-          .v_stride = v_stride,
-          .q = scratch.take(rows * qk_stride),
-          .qt = scratch.take(rows * qk),
-          .dout = scratch.take(rows * v_stride),
-          .doutt = scratch.take(rows * v),
-          .dqt = scratch.take(rows * qk),
-          .lse = scratch.take(rows),
-          .delta = scratch.take(rows),
-          .k = scratch.take(kBackwardKeys * qk_stride),
-          .v = scratch.take(kBackwardKeys * v_stride),
-          .dk = scratch.take(kBackwardKeys * qk_stride),
-          .dv = scratch.take(kBackwardKeys * v_stride),
-          .p = scratch.take(kKeyBlock * kTile),
-          .ds = scratch.take(kKeyBlock * kTile),
-          .head = 0,
-          .q_begin = 0,
-          .q_end = 0,
-          .part = {}};
-}
-
 }  // namespace
 
+// In float32 words, which pairs of bfloat16 never exceed.
 std::int64_t attention_backward_scratch(std::int64_t qk_dim, std::int64_t v_dim, std::int64_t queries) {
   const i64 rows = round_up(least(queries, kBackwardQueries), kTile);
   const i64 qk_stride = round_up(qk_dim, 16), v_stride = round_up(v_dim, 16);
   return rows * (3 * qk_stride + 2 * v_stride + 2) + 2 * kBackwardKeys * (qk_stride + v_stride) +
-         2 * kKeyBlock * kTile;
+         2 * kKeyBlock * kTile + kTile * (qk_stride + v_stride);
 }
 
 void attention_backward(const BackwardTask& task) {
-  Scratch scratch{task.scratch};
-  Backward w = lay_out(task, *task.rule, scratch, least(task.q_tokens, kBackwardQueries));
-  for (w.head = 0; w.head < task.group; ++w.head) {
-    for (w.q_begin = 0; w.q_begin < task.q_tokens; w.q_begin += kBackwardQueries) {
-      w.q_end = least(w.q_begin + kBackwardQueries, task.q_tokens);
-      backward_chunk(w);
-    }
-  }
+  with_element(task.q, [&]<class Element>(Element) { backward_task<Element>(task); });
 }
 
 }  // namespace rondo::kernels::RONDO_TIER

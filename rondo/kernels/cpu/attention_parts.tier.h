@@ -2,7 +2,7 @@
 // What forward and backward share: which part of a key block a query tile sees, packing, the mask and the
 // dropout generator.
 
-#include "rondo/kernels/cpu/vec.tier.h"
+#include "rondo/kernels/cpu/element.tier.h"
 
 namespace rondo::kernels::RONDO_TIER {
 
@@ -67,23 +67,42 @@ inline ivec sees(const Part& part, i64 lane, i64 j) {
   return (row >= load(part.first + lane)) & (row <= load(part.last + lane));
 }
 
-inline const void* row_of(const HeadView& x, i64 token) {
-  const i64 bytes = token * x.token_stride * (x.is_bf16 ? 2 : 4);
-  return static_cast<const char*>(x.data) + bytes;
+/// out[c][r] = in[r][c]; words of either kind.
+template <class word>
+struct Transpose {
+  const word* in;
+  i64 in_stride, rows, columns;
+  word* out;
+  i64 out_stride;
+};
+template <class word>
+inline void transpose(const Transpose<word>& t) {
+  const i64 whole_rows = t.rows / kLanes * kLanes, whole_columns = t.columns / kLanes * kLanes;
+  for (i64 c = 0; c < whole_columns; c += kLanes)
+    for (i64 r = 0; r < whole_rows; r += kLanes)
+      transpose_square(t.in + r * t.in_stride + c, t.in_stride, t.out + c * t.out_stride + r, t.out_stride);
+  for (i64 c = 0; c < t.columns; ++c)
+    for (i64 r = c < whole_columns ? whole_rows : 0; r < t.rows; ++r)
+      t.out[c * t.out_stride + r] = t.in[r * t.in_stride + c];
 }
 
-/// out[n][0...stride) = row token + n widened, zeros behind it.
-inline void pack_rows(const HeadView& x, i64 token, i64 count, i64 stride, float* out) {
-  for (i64 n = 0; n < count; ++n, out += stride) {
-    widen(row_of(x, token + n), x.is_bf16, x.dim, out);
-    for (i64 d = x.dim; d < stride; ++d) out[d] = 0;
-  }
+/// What products of queries and keys are multiplied by to become scores in units of log 2, or tanh's
+/// argument. Never negative: the sign goes with the queries (query_sign), so that the largest product is the
+/// largest score.
+inline float score_factor(const ScoreRule& rule) {
+  const float scale = rule.scale < 0 ? -rule.scale : rule.scale;
+  if (rule.softcap > 0) return scale / rule.softcap;
+  return scale == 0 ? 1.0f
+                    : scale * kLog2E;  // 0: the queries are 0 instead, since 0 * -infinity is no number
 }
 
-/// out[d][lane] = factor * in[lane][d] for one query tile of rows, as pack_rows leaves them.
-inline void transpose(const float* in, i64 stride, i64 dim, float factor, float* out) {
-  for (i64 lane = 0; lane < kTile; ++lane)
-    for (i64 d = 0; d < dim; ++d) out[d * kTile + lane] = factor * in[lane * stride + d];
+/// Transposes a packed query tile and gives it the sign of the scale.
+template <class Element>
+inline void transpose_queries(const ScoreRule& rule, const typename Element::word* in, i64 stride, i64 words,
+                              typename Element::word* out) {
+  transpose(Transpose<typename Element::word>{in, stride, kTile, words, out, kTile});
+  if (rule.scale > 0) return;
+  for (i64 n = 0; n < words * kTile; ++n) out[n] = rule.scale < 0 ? Element::negated(out[n]) : 0;
 }
 
 /// Where the generator's words for a part come from (core/random.h, dropout_bits).
@@ -115,16 +134,9 @@ inline uvec dropout_word(const DropoutRule& rule, const DropoutLanes& lanes, i64
   }
   return c0;
 }
-/// What dropout multiplies the lanes' probabilities by: 0 or 1 / (1 - p).
-inline vec dropout_factor(const DropoutRule& rule, const DropoutLanes& lanes, i64 lane, u32 key_position) {
-  const uvec word = dropout_word(rule, lanes, lane, key_position);
-  return word < rule.threshold ? vec{} : splat(rule.keep_scale);
-}
-
-/// Queries are packed multiplied by this, so that a product is the score in units of log 2, or tanh's
-/// argument.
-inline float query_factor(const ScoreRule& rule) {
-  return rule.softcap > 0 ? rule.scale / rule.softcap : rule.scale * kLog2E;
+/// All bits of the lanes whose probabilities dropout keeps.
+inline uvec dropout_keeps(const DropoutRule& rule, const DropoutLanes& lanes, i64 lane, u32 key_position) {
+  return reinterpret_cast<uvec>(dropout_word(rule, lanes, lane, key_position) >= rule.threshold);
 }
 
 /// Hands out the scratch of a task piece by piece, each on a cache line of its own.
@@ -134,6 +146,10 @@ struct Scratch {
     float* p = next;
     next += round_up(count, 16);
     return p;
+  }
+  template <class Element>
+  typename Element::word* take_words(i64 count) {
+    return reinterpret_cast<typename Element::word*>(take(count));
   }
 };
 

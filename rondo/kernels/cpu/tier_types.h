@@ -9,7 +9,7 @@ namespace rondo::kernels {
 /// Queries that are computed together, one per vector lane; states are cut into tiles of this many tokens.
 inline constexpr std::int64_t kQueryTile = 64;
 /// Keys whose scores are held at a time.
-inline constexpr std::int64_t kKeyBlock = 64;
+inline constexpr std::int64_t kKeyBlock = 128;
 
 /// One head of a tensor.
 struct HeadView {
@@ -52,16 +52,16 @@ struct ForwardTask {
   float* scratch;
 };
 
-/// Backward of one key/value head and all query heads that read it. Gradients are added to.
+/// Backward of the queries [q_begin, q_end) and keys [k_begin, k_end) of one head; q_begin is a multiple of
+/// kQueryTile. Gradients are added to. Tasks that share neither queries nor keys may run at once.
 struct BackwardTask {
-  HeadView q, k, v, dout;  ///< q and dout: of the first query head
-  std::int64_t q_head_stride, dout_head_stride;
+  HeadView q, k, v, dout;
   const ScoreRule* rule;
-  std::uint32_t first_head;
-  std::int64_t group, q_tokens;    ///< query heads; T
-  const float *lse_HT, *delta_HT;  ///< of the first query head
+  std::uint32_t head;
+  std::int64_t q_begin, q_end, k_begin, k_end;
+  const float *lse_T, *delta_T;  ///< of the head
   float *dq, *dk, *dv;
-  std::int64_t dq_token_stride, dq_head_stride, dk_token_stride, dv_token_stride;
+  std::int64_t dq_token_stride, dk_token_stride, dv_token_stride;
   float* scratch;
 };
 
@@ -105,9 +105,9 @@ struct Tier {
 };
 
 /// Queries of one forward task.
-inline constexpr std::int64_t kForwardQueries = 4 * kQueryTile;
-/// Queries whose packed forms a backward task holds at a time, and keys kept in the second-level cache beside
-/// them.
+inline constexpr std::int64_t kForwardQueries = 8 * kQueryTile;
+/// Most queries of a backward task, whose packed forms it holds, and keys kept in the second-level cache
+/// while those stream past.
 inline constexpr std::int64_t kBackwardQueries = 16 * kQueryTile;
 inline constexpr std::int64_t kBackwardKeys = 256;
 

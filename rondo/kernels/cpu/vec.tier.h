@@ -61,11 +61,17 @@ inline vec max(vec a, vec b) {
 #endif
 }
 
-/// 2^x for x <= 127, relative error below 1.5e-7, +0 far below 2^-126. A NaN stays a NaN.
-/// 2^x = 2^n * 2^f with n the nearest integer; 2^f on [-1/2, 1/2] interpolates at seven Chebyshev nodes.
+/// What becomes of a power of two: kept as float32, or rounded to bfloat16, where half the polynomial is
+/// enough (relative error below 8e-5, a fiftieth of the rounding).
+enum class Precision { single, half };
+
+/// 2^x for x <= 127, relative error below 2e-7, +0 far below 2^-126. A NaN stays a NaN.
+/// 2^x = 2^n * 2^f with n the nearest integer; 2^f on [-1/2, 1/2] is a minimax polynomial that is exact at 0,
+/// or (half) the minimax cubic. kFinite: x is not -infinity, which saves a bound.
+template <Precision kPrecision = Precision::single, bool kFinite = false>
 inline vec exp2(vec x) {
 #if defined(__AVX512F__)
-  const vec bounded = max(splat(-200.0f), x);
+  const vec bounded = kFinite ? x : max(splat(-200.0f), x);
   const vec n = _mm512_maskz_roundscale_ps(kAll, bounded, 0);
   const vec f = bounded - n;
 #else
@@ -74,12 +80,18 @@ inline vec exp2(vec x) {
   const vec shifted = bounded + kRound;
   const vec f = bounded - (shifted - kRound);
 #endif
-  vec y = f * 0.00015461444854736328f + 0.0013400427997112274f;
-  y = y * f + 0.009618056938052177f;
-  y = y * f + 0.05550327152013779f;
-  y = y * f + 0.24022650718688965f;
-  y = y * f + 0.6931471824645996f;
-  y = y * f + 1.0f;
+  vec y;
+  if constexpr (kPrecision == Precision::half) {
+    y = f * 0.05517167232574868f + 0.24261112235098292f;
+    y = y * f + 0.6932609846920404f;
+    y = y * f + 0.9999280735724707f;
+  } else {
+    y = f * 0.0013264734941780716f + 0.009671515343416422f;
+    y = y * f + 0.055507337496110094f;
+    y = y * f + 0.24022242044231848f;
+    y = y * f + 0.6931469775789201f;
+    y = y * f + 1.0f;
+  }
 #if defined(__AVX512F__)
   return _mm512_maskz_scalef_ps(kAll, y, n);
 #else
@@ -89,7 +101,7 @@ inline vec exp2(vec x) {
 #endif
 }
 
-/// tanh x, relative error below 2e-7: an odd polynomial near 0, elsewhere 1 - 2 / (e^2|x| + 1).
+/// tanh x, relative error below 3e-7: an odd polynomial near 0, elsewhere 1 - 2 / (e^2|x| + 1).
 inline vec tanh(vec x) {
   const vec magnitude = x < 0.0f ? -x : x;
   const vec bounded = magnitude > 20.0f ? splat(20.0f) : magnitude;
@@ -132,6 +144,56 @@ inline Product multiply_wide(uvec a, u32 b) {
   const wide high = (even >> 32) | (odd & 0xffffffff00000000u);
   const wide low = (even & 0xffffffffu) | (odd << 32);
   return {reinterpret_cast<uvec>(high), reinterpret_cast<uvec>(low)};
+}
+
+template <int... kIndex>
+struct Indices {};
+template <int kCount, int... kIndex>
+struct CountTo : CountTo<kCount - 1, kCount - 1, kIndex...> {};
+template <int... kIndex>
+struct CountTo<0, kIndex...> {
+  using type = Indices<kIndex...>;
+};
+/// A number that is known while compiling.
+template <int kValue>
+struct Constant {
+  constexpr operator int() const { return kValue; }
+};
+template <class Body, int... kIndex>
+[[gnu::always_inline]] inline void unrolled(const Body& body, Indices<kIndex...>) {
+  (body(Constant<kIndex>{}), ...);
+}
+/// body(Constant 0), body(Constant 1) ...: a loop that is no loop even to the first passes of the compiler,
+/// which keep an array in registers only where every index is a number to them.
+template <int kCount, class Body>
+[[gnu::always_inline]] inline void unrolled(const Body& body) {
+  unrolled(body, typename CountTo<kCount>::type{});
+}
+#define RONDO_UNROLLED __attribute__((always_inline))
+
+/// a0 b0 a1 b1 ... of the lower (kHalf = 0) or upper (1) halves of two vectors.
+template <int kHalf, int... kIndex>
+inline vec zip(vec a, vec b, Indices<kIndex...>) {
+  return __builtin_shufflevector(a, b, (kIndex / 2 + kIndex % 2 * kLanes + kHalf * (kLanes / 2))...);
+}
+
+/// out[d][n] = in[n][d] for kLanes x kLanes words, each zipped with the one half the block away until every
+/// word is home.
+inline void transpose_square(const float* in, i64 in_stride, float* out, i64 out_stride) {
+  using All = CountTo<kLanes>::type;
+  vec row[kLanes], next[kLanes];
+  for (int n = 0; n < kLanes; ++n) row[n] = load(in + n * in_stride);
+  for (int width = 1; width < kLanes; width *= 2) {
+    for (int n = 0; n < kLanes / 2; ++n) {
+      next[2 * n] = zip<0>(row[n], row[n + kLanes / 2], All{});
+      next[2 * n + 1] = zip<1>(row[n], row[n + kLanes / 2], All{});
+    }
+    for (int n = 0; n < kLanes; ++n) row[n] = next[n];
+  }
+  for (int n = 0; n < kLanes; ++n) store(out + n * out_stride, row[n]);
+}
+inline void transpose_square(const u32* in, i64 in_stride, u32* out, i64 out_stride) {
+  transpose_square(reinterpret_cast<const float*>(in), in_stride, reinterpret_cast<float*>(out), out_stride);
 }
 
 /// `count` elements stored as float32 or bfloat16, widened to float32.
