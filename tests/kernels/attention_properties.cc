@@ -44,7 +44,9 @@ void check(const char* what, int cases, std::string (*property)(const Case&, Isa
   EXPECT_TRUE(result.template is<rc::detail::SuccessResult>()) << what << ": " << message.str();
 }
 
-TEST(AttentionProperties, ForwardEqualsReference) { check("forward", 60, forward_failure); }
+TEST(AttentionProperties, ForwardEqualsReference) {
+  check("forward", 60, [](const Case& c, Isa isa) { return forward_failure(c, isa, Measure::magnitudes); });
+}
 TEST(AttentionProperties, GradientsEqualReference) { check("gradients", 40, gradient_failure); }
 
 TEST(AttentionProperties, StatesOfPartsMergeToTheWhole) {
@@ -59,8 +61,14 @@ TEST(AttentionProperties, StatesOfPartsMergeToTheWhole) {
     Array out(c.dtype, c.T, c.H, c.E);
     std::vector<float> lse;
     const Output merged = finish(a, c, out, lse);
-    const bool close = error_of(whole.out, merged.out, 1e-3) <= forward_bound(c.dtype) &&
-                       error_of(whole.lse, merged.lse, 1) <= lse_bound(c.dtype, isa);
+    // Both are as far from the truth as bfloat16 allows, each in its own direction.
+    const double apart = c.dtype == DType::bf16 ? 2 : 1;
+    Inputs magnitudes(c);
+    magnitudes.v.make_positive();
+    const double floor =
+        c.dtype == DType::bf16 ? std::max(1e-3, largest(forward(c, magnitudes, isa).out)) : 1e-3;
+    const bool close = error_of(whole.out, merged.out, floor) <= apart * forward_bound(c.dtype) &&
+                       error_of(whole.lse, merged.lse, 1) <= apart * lse_bound(c.dtype, isa);
     return close ? "" : "merged states differ from one pass";
   });
 }

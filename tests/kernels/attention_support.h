@@ -43,6 +43,11 @@ class Array {
   void fill(double value) {
     reference::from_doubles(std::vector<double>(static_cast<std::size_t>(tensor.elements()), value), tensor);
   }
+  void make_positive() {
+    std::vector<double> values = doubles();
+    for (double& x : values) x = std::abs(x);
+    reference::from_doubles(values, tensor);
+  }
   std::vector<double> doubles() const { return reference::to_doubles(tensor); }
   /// How many bytes still have the filling of unused elements.
   std::int64_t untouched() const { return std::count(bytes_.begin(), bytes_.end(), std::byte{0xff}); }
@@ -215,17 +220,19 @@ inline double lse_bound(DType dtype, Isa isa) {
   return dtype == DType::bf16 && isa == Isa::avx512_bf16 ? 0x1p-9 + 1e-4 : 2e-6;
 }
 
+/// What bfloat16's errors are measured by: the outputs, or what would come out of the values' magnitudes.
+/// Rounded probabilities are each wrong by a part of themselves, and a few random values may cancel.
+enum class Measure { outputs, magnitudes };
+
 /// Empty when the kernels agree with the reference, else what differs.
-inline std::string forward_failure(const Case& incomplete, Isa isa) {
+inline std::string forward_failure(const Case& incomplete, Isa isa, Measure measure = Measure::outputs) {
   const Case c = completed(incomplete);
   const Inputs in(c);
   reference::AttentionProblem problem = problem_of(c, in);
   const reference::AttentionResult expected = reference::attention_forward(problem);
   const Output got = forward(c, in, isa);
-  // Rounded probabilities are each wrong by a part of themselves: where the values that they weigh cancel,
-  // what would come out of the values' magnitudes is the measure.
   double floor = 1e-3;
-  if (c.dtype == DType::bf16) {
+  if (c.dtype == DType::bf16 && measure == Measure::magnitudes) {
     for (double& v : problem.v_SGE) v = std::abs(v);
     floor = std::max(floor, largest(reference::attention_forward(problem).out_THE));
   }
