@@ -47,7 +47,10 @@ void check(const char* what, int cases, std::string (*property)(const Case&, Isa
 TEST(AttentionProperties, ForwardEqualsReference) {
   check("forward", 60, [](const Case& c, Isa isa) { return forward_failure(c, isa, Measure::magnitudes); });
 }
-TEST(AttentionProperties, GradientsEqualReference) { check("gradients", 40, gradient_failure); }
+TEST(AttentionProperties, GradientsEqualReference) {
+  check("gradients", 40,
+        [](const Case& c, Isa isa) { return gradient_failure(c, isa, Measure::magnitudes); });
+}
 
 TEST(AttentionProperties, StatesOfPartsMergeToTheWhole) {
   check("merge", 40, [](const Case& c, Isa isa) -> std::string {

@@ -257,7 +257,9 @@ inline double cancellation(const Case& c, const Inputs& in, const std::vector<do
                      std::max(largest(in.q.doubles()), largest(in.k.doubles()));
 }
 
-inline std::string gradient_failure(const Case& incomplete, Isa isa) {
+/// Measure::magnitudes: dK is a sum over all queries of its heads, whose roundings of delta add up as a
+/// random walk does.
+inline std::string gradient_failure(const Case& incomplete, Isa isa, Measure measure = Measure::outputs) {
   const Case c = completed(incomplete);
   const Inputs in(c);
   const reference::AttentionProblem problem = problem_of(c, in);
@@ -265,7 +267,10 @@ inline std::string gradient_failure(const Case& incomplete, Isa isa) {
   const Gradients got = backward(c, in, isa);
   const double bound = gradient_bound(c.dtype);
   const double floor = cancellation(c, in, reference::attention_forward(problem).out_THE) / bound;
-  const double dq = error_of(expected.dq_THD, got.dq, floor), dk = error_of(expected.dk_SGD, got.dk, floor),
+  const double queries =
+      measure == Measure::magnitudes ? static_cast<double>(std::max<std::int64_t>(1, c.T * c.H / c.G)) : 1;
+  const double dq = error_of(expected.dq_THD, got.dq, floor),
+               dk = error_of(expected.dk_SGD, got.dk, floor * std::sqrt(queries)),
                dv = error_of(expected.dv_SGE, got.dv, 1e-3);
   if (dq <= bound && dk <= bound && dv <= bound) return "";
   return fmt::format("{} T {} S {} H {} G {} D {} E {} {}: dq {:.3g}, dk {:.3g}, dv {:.3g}", name_of(isa),
