@@ -2,7 +2,6 @@
 // Where kernels run: a device's threads, its instruction set and its scratch memory.
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "rondo/core/arena.h"
@@ -10,11 +9,6 @@
 #include "rondo/core/thread_pool.h"
 
 namespace rondo {
-
-/// What a kernel library keeps per stream (cached primitives); owned by the stream, known only to kernels/.
-struct StreamExtension {
-  virtual ~StreamExtension() = default;
-};
 
 /// Every kernel takes one. Work issued to a CPU stream is finished when the call returns.
 class Stream {
@@ -33,8 +27,6 @@ class Stream {
   /// workers.
   void reserve_scratch(std::int64_t bytes);
   std::byte* scratch(int worker) const { return scratch_[static_cast<std::size_t>(worker)].as<std::byte>(); }
-
-  std::unique_ptr<StreamExtension> extension;
 
  private:
   Arena arena_;

@@ -104,6 +104,31 @@ void linear_forward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& 
 /// dx_TK = dy_TN · w_NK. dy and w of one dtype; dx float32 or of that dtype.
 void linear_backward_input(Stream& stream, const ConstTensor& dy_TN, const ConstTensor& w_NK,
                            const Tensor& dx_TK, Store store);
+/// Whose second factor a packed weight is.
+enum class WeightUse { forward, backward_input };
+const char* name_of(WeightUse use);
+
+/// A weight in the form in which the products of one use read it, in memory of the caller's. Packing costs
+/// about as much as the product of 30 tokens: it pays where a weight meets many.
+struct PackedWeight {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  std::int64_t rows = 0, columns = 0;  ///< of w_NK
+  WeightUse use = WeightUse::forward;
+  Isa isa = Isa::portable;  ///< of the stream that packed it; others refuse it
+};
+/// Bytes of the packed form of any [rows, columns]; at most those of w_NK with lines padded to 16, and twice
+/// as many where the tier widens bfloat16.
+std::int64_t packed_weight_bytes(Isa isa, DType dtype, std::int64_t rows, std::int64_t columns,
+                                 WeightUse use);
+/// Fills `memory` (packed_weight_bytes, 64-byte aligned).
+PackedWeight pack_weight(Stream& stream, const ConstTensor& w_NK, WeightUse use, void* memory);
+
+/// The same products with a packed weight; the same bits for more than 32 tokens.
+void linear_forward(Stream& stream, const ConstTensor& x_TK, const PackedWeight& w_NK, const Tensor& y_TN,
+                    Store store);
+void linear_backward_input(Stream& stream, const ConstTensor& dy_TN, const PackedWeight& w_NK,
+                           const Tensor& dx_TK, Store store);
 /// dw_NK += dy_TN^T · x_TK; dw is float32.
 void linear_backward_weight(Stream& stream, const ConstTensor& dy_TN, const ConstTensor& x_TK,
                             const Tensor& dw_NK);

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "rondo/kernels/cpu/dnnl_shim.h"
 #include "rondo/kernels/kernels.h"
 #include "rondo/reference/layers.h"
 #include "tests/kernels/matrices.h"
@@ -77,45 +76,110 @@ void expect_right(Case& got, Stream& stream) {
   check(got.dw, before.dw, true, gradients.dw_NK, terms.dw_NK, shape.tokens);
 }
 
-void expect_all_right(bool native_bf16) {
-  const auto device = test::make_device(2);
-  device->stream.extension = std::make_unique<kernels::ProductCache>(native_bf16);
-  for (const Types& types : kTypes) {
-    if (!native_bf16 && types.in == DType::f32) continue;
+class LinearTier : public ::testing::TestWithParam<Isa> {};
+INSTANTIATE_TEST_SUITE_P(Kernels, LinearTier, ::testing::ValuesIn(test::tiers()),
+                         [](const auto& test_case) { return std::string(name_of(test_case.param)); });
+
+TEST_P(LinearTier, MatchesTheOracle) {
+  const auto device = test::make_device(2, GetParam());
+  for (const Types& types : kTypes)
     for (const Shape& shape : kShapes)
       for (Store store : {Store::overwrite, Store::accumulate})
         for (std::int64_t gap : {0, 3}) {
+          // Every combination at the best tier, half of them at the others.
+          if (GetParam() != detected_isa() && (gap == 0) != (store == Store::overwrite)) continue;
           SCOPED_TRACE(fmt::format("{} to {}, [{}, {}] x {}, {}, gap {}", name_of(types.in),
                                    name_of(types.out), shape.tokens, shape.columns, shape.rows,
                                    store == Store::accumulate ? "added" : "stored", gap));
           Case one{.shape = shape, .types = types, .store = store, .gap = gap};
           expect_right(one, device->stream);
         }
+}
+
+TEST_P(LinearTier, BitsDoNotDependOnThreads) {
+  for (const Types& types : kTypes)
+    for (const Shape& shape : {Shape{530, 700, 65}, Shape{1, 900, 64}, Shape{40, 300, 1100}}) {
+      std::vector<Case> results;
+      for (int threads : {1, 2, 3}) {
+        const auto device = test::make_device(threads, GetParam());
+        Case one{.shape = shape, .types = types, .store = Store::accumulate, .gap = 0};
+        one.run(device->stream);
+        results.push_back(one);
+      }
+      for (const Case& other : results) {
+        EXPECT_EQ(results[0].y.bytes(), other.y.bytes());
+        EXPECT_EQ(results[0].dx.bytes(), other.dx.bytes());
+        EXPECT_EQ(results[0].dw.bytes(), other.dw.bytes());
+      }
+    }
+}
+
+struct Packed {
+  std::vector<std::uint32_t> words;
+  kernels::PackedWeight weight;
+};
+/// In memory that no word beyond the promised bytes is written to, or read from unwritten.
+Packed packed(Stream& stream, const Matrix& w, kernels::WeightUse use) {
+  const ConstTensor view = w.tensor();
+  Packed result;
+  const std::int64_t bytes =
+      kernels::packed_weight_bytes(stream.isa(), view.dtype, view.tokens, view.dim, use);
+  result.words.assign(static_cast<std::size_t>(bytes / 4 + 1), 0xffffffffu);
+  result.weight = kernels::pack_weight(stream, view, use, result.words.data());
+  EXPECT_EQ(result.words.back(), 0xffffffffu);
+  return result;
+}
+
+TEST_P(LinearTier, PackedWeightsGiveTheSameBits) {
+  const auto device = test::make_device(2, GetParam());
+  Stream& stream = device->stream;
+  for (const Types& types : kTypes)
+    for (const Shape& shape : {Shape{33, 64, 64}, Shape{300, 70, 65}, Shape{257, 513, 31},
+                               Shape{40, 20, 1300}, Shape{0, 5, 3}, Shape{40, 5, 0}})
+      for (Store store : {Store::overwrite, Store::accumulate}) {
+        SCOPED_TRACE(fmt::format("{} to {}, [{}, {}] x {}", name_of(types.in), name_of(types.out),
+                                 shape.tokens, shape.columns, shape.rows));
+        Case plain{.shape = shape, .types = types, .store = store, .gap = 1};
+        Case with = plain;
+        plain.run(stream);
+        const Packed forward = packed(stream, with.w, kernels::WeightUse::forward);
+        const Packed backward = packed(stream, with.w, kernels::WeightUse::backward_input);
+        kernels::linear_forward(stream, with.x.tensor(), forward.weight, with.y.tensor(), store);
+        kernels::linear_backward_input(stream, with.dy.tensor(), backward.weight, with.dx.tensor(), store);
+        EXPECT_EQ(plain.y.bytes(), with.y.bytes());
+        EXPECT_EQ(plain.dx.bytes(), with.dx.bytes());
+      }
+}
+
+/// Few tokens read the weight as it lies; a token's result does not depend on how many there are.
+TEST_P(LinearTier, FewTokensGiveTheBitsOfOne) {
+  const auto device = test::make_device(2, GetParam());
+  for (const Types& types : kTypes) {
+    const Matrix x = Matrix::random(types.in, 7, 77, 1), w = Matrix::random(types.in, 133, 77, 2);
+    Matrix all(types.out, 7, 133), one(types.out, 1, 133);
+    kernels::linear_forward(device->stream, x.tensor(), w.tensor(), all.tensor(), Store::overwrite);
+    const std::vector<double> values = all.values();
+    for (std::int64_t token = 0; token < 7; ++token) {
+      kernels::linear_forward(device->stream, ConstTensor(x.tensor()).slice({token, token + 1}), w.tensor(),
+                              one.tensor(), Store::overwrite);
+      const auto first = values.begin() + token * 133;
+      EXPECT_EQ(one.values(), std::vector<double>(first, first + 133));
+    }
   }
 }
 
-TEST(Linear, MatchesTheOracle) { expect_all_right(true); }
-
-TEST(Linear, MatchesTheOracleWhereBfloat16MustBeWidened) { expect_all_right(false); }
-
-TEST(Linear, BitsDoNotDependOnThreads) {
-  for (bool native_bf16 : {true, false})
-    for (const Types& types : kTypes)
-      for (const Shape& shape : {Shape{530, 700, 65}, Shape{1, 900, 64}, Shape{40, 300, 1100}}) {
-        std::vector<Case> results;
-        for (int threads : {1, 2, 3}) {
-          const auto device = test::make_device(threads);
-          device->stream.extension = std::make_unique<kernels::ProductCache>(native_bf16);
-          Case one{.shape = shape, .types = types, .store = Store::accumulate, .gap = 0};
-          one.run(device->stream);
-          results.push_back(one);
-        }
-        for (const Case& other : results) {
-          EXPECT_EQ(results[0].y.bytes(), other.y.bytes());
-          EXPECT_EQ(results[0].dx.bytes(), other.dx.bytes());
-          EXPECT_EQ(results[0].dw.bytes(), other.dw.bytes());
-        }
-      }
+/// 0 times infinity beside the block: padding must not reach results.
+TEST_P(LinearTier, NonFiniteNumbersStayInTheirRow) {
+  const auto device = test::make_device(1, GetParam());
+  for (const Types& types : kTypes) {
+    Case one{.shape = {45, 67, 33}, .types = types, .store = Store::overwrite, .gap = 0};
+    std::vector<double> x = one.x.values();
+    x[33] = std::numeric_limits<double>::infinity(), x[2 * 33 - 1] = std::nan("");  // token 1
+    one.x.set(x);
+    one.run(device->stream);
+    const std::vector<double> y = one.y.values();
+    for (std::size_t n = 0; n < y.size(); ++n) EXPECT_EQ(std::isfinite(y[n]), n / 67 != 1) << n;
+  }
 }
 
 TEST(Linear, OverwriteDoesNotReadWhatWasThere) {
@@ -164,6 +228,20 @@ TEST(Linear, RefusesWhatDoesNotFit) {
   overlapping.token_stride = 7;
   EXPECT_THROW(kernels::linear_forward(device->stream, overlapping, w.tensor(), y.tensor(), Store::overwrite),
                ArgumentError);
+  const Packed packed_w = packed(device->stream, w, kernels::WeightUse::forward);
+  kernels::linear_forward(device->stream, x.tensor(), packed_w.weight, y.tensor(), Store::overwrite);
+  EXPECT_THROW(kernels::linear_backward_input(device->stream, y.tensor(), packed_w.weight, Matrix(x).tensor(),
+                                              Store::overwrite),
+               ArgumentError);
+  EXPECT_THROW(
+      kernels::linear_forward(device->stream, x.tensor(), packed_w.weight, wrong.tensor(), Store::overwrite),
+      ArgumentError);
+  const auto portable = test::make_device(1, Isa::portable);
+  if (detected_isa() != Isa::portable) {
+    EXPECT_THROW(
+        kernels::linear_forward(portable->stream, x.tensor(), packed_w.weight, y.tensor(), Store::overwrite),
+        ArgumentError);
+  }
   try {
     forward(narrow, y);
   } catch (const ArgumentError& error) {

@@ -1,12 +1,10 @@
 // A step allocates nothing large after the first: neither in the ledger nor behind its back.
 
-#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 
 #include "tests/train/training_support.h"
 
@@ -14,8 +12,8 @@ namespace {
 
 constexpr std::size_t kLarge = 64 << 10;
 std::atomic<bool> counting = false;
-std::atomic<int> large = 0;                              // but for those of the matrix library
-std::atomic<std::size_t> largest = 0, largest_dnnl = 0;  // bytes
+std::atomic<int> large = 0;
+std::atomic<std::size_t> largest = 0;  // bytes
 
 void raise(std::atomic<std::size_t>& most, std::size_t bytes) {
   std::size_t before = most;
@@ -23,17 +21,8 @@ void raise(std::atomic<std::size_t>& most, std::size_t bytes) {
   }
 }
 
-/// oneDNN's plain matrix product, which it takes for tiles of a wider matrix, packs its operands in memory
-/// that it allocates and frees within the call, whatever scratch it is given (docs/memory.md, "What is not in
-/// the ledger").
-bool is_dnnl(const void* caller) {
-  Dl_info info;
-  return ::dladdr(caller, &info) != 0 && std::strstr(info.dli_fname, "dnnl") != nullptr;
-}
-
-[[maybe_unused]] void note(std::size_t bytes, const void* caller) {
+[[maybe_unused]] void note(std::size_t bytes) {
   if (!counting || bytes <= kLarge) return;
-  if (is_dnnl(caller)) return raise(largest_dnnl, bytes);
   ++large;
   raise(largest, bytes);
 }
@@ -49,23 +38,23 @@ void* __libc_calloc(std::size_t, std::size_t);    // NOLINT
 void* __libc_realloc(void*, std::size_t);         // NOLINT
 void* __libc_memalign(std::size_t, std::size_t);  // NOLINT
 void* malloc(std::size_t bytes) noexcept {
-  note(bytes, __builtin_return_address(0));
+  note(bytes);
   return __libc_malloc(bytes);
 }
 void* calloc(std::size_t count, std::size_t bytes) noexcept {
-  note(count * bytes, __builtin_return_address(0));
+  note(count * bytes);
   return __libc_calloc(count, bytes);
 }
 void* realloc(void* old, std::size_t bytes) noexcept {
-  note(bytes, __builtin_return_address(0));
+  note(bytes);
   return __libc_realloc(old, bytes);
 }
 void* aligned_alloc(std::size_t alignment, std::size_t bytes) noexcept {
-  note(bytes, __builtin_return_address(0));
+  note(bytes);
   return __libc_memalign(alignment, bytes);
 }
 int posix_memalign(void** out, std::size_t alignment, std::size_t bytes) noexcept {
-  note(bytes, __builtin_return_address(0));
+  note(bytes);
   *out = __libc_memalign(alignment, bytes);
   return *out != nullptr ? 0 : ENOMEM;
 }
@@ -95,7 +84,7 @@ void expect_none_after_the_first_step(const TrainingRecipe& recipe, const Execut
   const Corpus corpus = files.corpus();
   ModelConfig config = test::small_config();
   config.width = 16, config.ffn = 16, config.layers = 1, config.head_dim = 4, config.sliding_window = 40;
-  large = 0, largest = 0, largest_dnnl = 0;
+  large = 0, largest = 0;
   run_ring(execution.ring, [&](Context& context, Communicator& communicator) {
     Trainer trainer(context, communicator, config, recipe, execution, corpus);
     trainer.initialise();
@@ -110,7 +99,6 @@ void expect_none_after_the_first_step(const TrainingRecipe& recipe, const Execut
     EXPECT_EQ(context.ledger.allocations(), before);
   });
   EXPECT_EQ(large, 0) << "the largest of " << largest << " bytes";
-  EXPECT_LE(largest_dnnl, std::size_t{2} << 20);
 }
 
 TEST(Allocations, NoneAreLargeAfterTheFirstStep) {

@@ -22,6 +22,8 @@ struct AdamWRow {
   float epsilon;
 };
 
+struct ProductKernels;
+
 struct RowKernels {
   void (*widen)(const bfloat16* x, float* y, std::int64_t n);
   void (*narrow)(const float* x, bfloat16* y, std::int64_t n);
@@ -64,6 +66,8 @@ struct RowKernels {
   /// The same with products of bfloat16 pairs where the tier has them, else multiply_add.
   float (*multiply_add_pairs)(std::int64_t rounds);
   std::int64_t multiply_add_pairs_flops;
+
+  const ProductKernels* products;  ///< of the same tier (product_kernels.h)
   /// Reads all of x; the sum of its whole 32-bit words.
   std::uint32_t (*read_sum)(const std::byte* x, std::int64_t bytes);
 };

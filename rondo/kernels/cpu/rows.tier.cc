@@ -263,6 +263,8 @@ std::uint32_t read_sum(const std::byte* x, std::int64_t bytes) {
 
 }  // namespace
 
+extern const ProductKernels kProductKernels;
+
 const RowKernels& row_kernels();
 const RowKernels& row_kernels() {
   static constexpr RowKernels kTable = {
@@ -286,6 +288,7 @@ const RowKernels& row_kernels() {
       .multiply_add_flops = 12 * kLanes * 2,
       .multiply_add_pairs = multiply_add_pairs,
       .multiply_add_pairs_flops = kPairFlops,
+      .products = &kProductKernels,
       .read_sum = read_sum,
   };
   return kTable;
