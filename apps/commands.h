@@ -16,5 +16,6 @@ Run add_import_command(CLI::App& app);
 Run add_inspect_command(CLI::App& app);
 Run add_demo_command(CLI::App& app);
 Run add_bench_command(CLI::App& app);
+Run add_compare_command(CLI::App& app);
 
 }  // namespace rondo::apps

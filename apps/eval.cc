@@ -18,6 +18,7 @@
 #include "apps/stop.h"
 #include "rondo/core/error.h"
 #include "rondo/infer/device_weights.h"
+#include "rondo/io/atomic_file.h"
 #include "rondo/io/mapped_file.h"
 #include "rondo/train/checkpoint.h"
 #include "rondo/train/corpus.h"
@@ -32,9 +33,9 @@ namespace {
 constexpr const char* kOperation = "eval";
 
 struct Arguments {
-  std::string model, config_file, format = "text";
+  std::string model, config_file, format = "text", blocks;
   std::vector<std::string> text;
-  std::int64_t context = 0, stride = 0, max_windows = 0;
+  std::int64_t context = 0, stride = 0, max_windows = 0, skip = 0;
   RingArguments ring;
   ModelRunArguments run;
 };
@@ -65,14 +66,15 @@ class Text {
             }};
   }
 
-  /// Bytes behind the scored tokens: all but the first, up to the end of the last window.
-  std::int64_t scored_bytes(const Evaluation& evaluation, std::int64_t scored_until) const {
-    if (corpus_) return evaluation.tokens;
+  /// Bytes of `tokens`, of which `scored` were scored.
+  std::int64_t bytes(Range tokens, std::int64_t scored) const {
+    if (corpus_) return scored;
     std::int64_t bytes = 0;
-    for (std::int64_t n = 1; n < scored_until; ++n)
+    for (std::int64_t n = tokens.begin; n < tokens.end; ++n)
       bytes += static_cast<std::int64_t>(tokenizer_.piece(ids_[static_cast<std::size_t>(n)]).size());
     // The space that encoding put in front of the text is no byte of it.
-    return bytes - (tokenizer_.drops_leading_space() && tokenizer_.bos() && scored_until > 1 ? 1 : 0);
+    const bool first = tokens.begin <= 1 && tokens.end > 1;
+    return bytes - (tokenizer_.drops_leading_space() && tokenizer_.bos() && first ? 1 : 0);
   }
 
  private:
@@ -95,10 +97,14 @@ std::int64_t context_of(const Arguments& arguments, const ModelSource& model, st
   return std::min(trained, most);
 }
 
+/// Tokens of the text whose losses --blocks tells apart.
+constexpr std::int64_t kBlockTokens = 4096;
+
 struct Summary {
   Evaluation evaluation;
   EvaluationOptions options;
   std::int64_t bytes = 0;
+  std::vector<std::int64_t> block_bytes;  ///< scored bytes of each block
 
   double nats_per_token() const {
     return evaluation.nats / static_cast<double>(std::max<std::int64_t>(1, evaluation.tokens));
@@ -126,7 +132,7 @@ void print_text(const Summary& s) {
   std::fputs(out.c_str(), stdout);
 }
 
-void print_json(const Summary& s, const fs::path& folder) {
+nlohmann::ordered_json json_of(const Summary& s, const fs::path& folder) {
   nlohmann::ordered_json json;
   json["model"] = folder.string();
   json["bits_per_byte"] = s.bits_per_byte();
@@ -136,17 +142,50 @@ void print_json(const Summary& s, const fs::path& folder) {
   json["bytes"] = s.bytes;
   json["context"] = s.options.context;
   json["stride"] = s.options.stride;
+  json["skipped"] = s.options.skipped;
   json["windows"] = s.evaluation.windows;
   json["by_position"] = nlohmann::ordered_json::array();
   for (const PositionBucket& bucket : s.evaluation.by_position)
     json["by_position"].push_back(
         {{"begin", bucket.begin}, {"end", bucket.end}, {"tokens", bucket.tokens}, {"nats", bucket.nats}});
-  std::fputs((json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n").c_str(), stdout);
+  return json;
 }
 
-/// The last scored token is before this one.
-std::int64_t scored_until(std::int64_t tokens, const EvaluationOptions& options, std::int64_t windows) {
-  return windows == 0 ? 1 : std::min(tokens, (windows - 1) * options.stride + options.context + 1);
+std::string text_of(const nlohmann::ordered_json& json) {
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+/// What `rondo compare` reads: the result and its blocks.
+void write_blocks(const Summary& s, const fs::path& folder, const fs::path& file) {
+  nlohmann::ordered_json json = json_of(s, folder);
+  json["block_tokens"] = kBlockTokens;
+  json["blocks"] = nlohmann::ordered_json::array();
+  for (std::size_t n = 0; n < s.block_bytes.size(); ++n)
+    json["blocks"].push_back({{"bytes", s.block_bytes[n]}, {"nats", s.evaluation.by_block[n].nats}});
+  AtomicFile out(file);
+  out.write(text_of(json));
+  out.commit();
+}
+
+/// Places of the scored tokens: behind the first and the skipped ones, up to the end of the last window.
+Range scored_tokens(std::int64_t tokens, const EvaluationOptions& options, std::int64_t windows) {
+  const std::int64_t begin = 1 + options.skipped;
+  if (windows == 0) return {begin, begin};
+  const std::int64_t end = std::min(tokens, (windows - 1) * options.stride + options.context + 1);
+  return {begin, std::max(begin, end)};
+}
+
+/// Fills in what the numbers of tokens come to in bytes.
+void count_bytes(const Text& text, std::int64_t tokens, Summary& s) {
+  const Range scored = scored_tokens(tokens, s.options, s.evaluation.windows);
+  s.bytes = text.bytes(scored, s.evaluation.tokens);
+  std::int64_t begin = 0;
+  for (const TextBlock& block : s.evaluation.by_block) {
+    const std::int64_t end = begin + kBlockTokens;
+    const std::int64_t from = std::max(begin, scored.begin), to = std::min(end, scored.end);
+    s.block_bytes.push_back(text.bytes({from, std::max(from, to)}, block.tokens));
+    begin = end;
+  }
 }
 
 int evaluate_text(const Arguments& arguments) {
@@ -157,10 +196,14 @@ int evaluate_text(const Arguments& arguments) {
   EvaluationOptions options{.context = context_of(arguments, source, tokens.tokens),
                             .stride = arguments.stride,
                             .most_windows = arguments.max_windows,
+                            .skipped = arguments.skip,
+                            .block_tokens = arguments.blocks.empty() ? 0 : kBlockTokens,
                             .layout = arguments.ring.layout()};
   if (options.stride == 0) options.stride = options.context;
   check_argument(options.stride <= options.context, kOperation,
                  "expected --stride up to the context of {} tokens, got {}", options.context, options.stride);
+  check_argument(options.skipped < tokens.tokens - 1, kOperation,
+                 "expected --skip below the text's {} tokens, got {}", tokens.tokens - 1, options.skipped);
   const std::atomic<bool>& stop = stop_on_signals("\nstopping after this window\n");
   ProgressLine line;
   Summary summary{.evaluation = {}, .options = options};
@@ -184,9 +227,13 @@ int evaluate_text(const Arguments& arguments) {
     line.note(fmt::format("stopped after {} windows", summary.evaluation.windows));
     return kStoppedStatus;
   }
-  summary.bytes =
-      text.scored_bytes(summary.evaluation, scored_until(tokens.tokens, options, summary.evaluation.windows));
-  arguments.format == "json" ? print_json(summary, source.folder) : print_text(summary);
+  count_bytes(text, tokens.tokens, summary);
+  if (!arguments.blocks.empty()) write_blocks(summary, source.folder, arguments.blocks);
+  if (arguments.format == "json") {
+    std::fputs(text_of(json_of(summary, source.folder)).c_str(), stdout);
+  } else {
+    print_text(summary);
+  }
   return 0;
 }
 
@@ -206,6 +253,10 @@ Run add_eval_command(CLI::App& app) {
       ->check(between<std::int64_t>(1, kMostTokens));
   add(*command, "--max-windows", arguments->max_windows, "Windows to score at most; 0: all of the text")
       ->check(between<std::int64_t>(0, kMostTokens));
+  add(*command, "--skip", arguments->skip, "Tokens at the beginning that are context alone, and not scored")
+      ->check(between<std::int64_t>(0, kMostTokens));
+  command->add_option("--blocks", arguments->blocks,
+                      "File for the result by blocks of 4096 tokens of the text, for rondo compare [none]");
   add(*command, "--format", arguments->format, "Form of the result")->check(one_of({"text", "json"}));
   arguments->run.add_to(*command);
   arguments->ring.add_to(*command);

@@ -12,18 +12,31 @@ std::int64_t stride_of(const EvaluationOptions& options) {
   return options.stride > 0 ? options.stride : options.context;
 }
 
-/// Adds up losses by position: bucket b holds positions [2^b, 2^(b+1)); a token's own position is the number
-/// of tokens before it in its window.
+/// Adds up losses by position and by block of the text: bucket b holds positions [2^b, 2^(b+1)); a token's
+/// own position is the number of tokens before it in its window.
 class Tally {
  public:
-  void add(std::int64_t position, float nats) {
+  Tally(std::int64_t tokens, std::int64_t block_tokens)
+      : block_tokens_(block_tokens),
+        blocks_(block_tokens > 0 ? static_cast<std::size_t>(2 * ((tokens + block_tokens - 1) / block_tokens))
+                                 : 0) {}
+
+  /// `token`: its place in the text.
+  void add(std::int64_t token, std::int64_t position, float nats) {
     const auto bucket = static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(position)) - 1);
     sums_[2 * bucket] += nats;
     sums_[2 * bucket + 1] += 1;
+    if (block_tokens_ == 0) return;
+    const auto block = static_cast<std::size_t>(token / block_tokens_);
+    blocks_[2 * block] += nats;
+    blocks_[2 * block + 1] += 1;
   }
   Evaluation finish(Communicator& communicator) {
     communicator.all_reduce_sum(std::span<double>(sums_));
+    communicator.all_reduce_sum(std::span<double>(blocks_));
     Evaluation result;
+    for (std::size_t n = 0; n < blocks_.size(); n += 2)
+      result.by_block.push_back({static_cast<std::int64_t>(blocks_[n + 1]), blocks_[n]});
     for (std::size_t bucket = 0; bucket < sums_.size() / 2; ++bucket) {
       const auto tokens = static_cast<std::int64_t>(sums_[2 * bucket + 1]);
       if (tokens == 0) continue;
@@ -36,7 +49,8 @@ class Tally {
   }
 
  private:
-  std::vector<double> sums_ = std::vector<double>(2 * 48);
+  std::int64_t block_tokens_;
+  std::vector<double> sums_ = std::vector<double>(2 * 48), blocks_;  // nats, tokens
 };
 
 }  // namespace
@@ -78,8 +92,11 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const void* 
   check_argument(stride <= options.context, op, "expected a stride up to the context of {}, got {}",
                  options.context, stride);
   const std::int64_t windows = evaluation_windows(source.tokens, options);
-  Tally tally;
-  std::int64_t prepared = -1, scored_until = 1, done = 0;
+  check_argument(options.skipped >= 0 && options.block_tokens >= 0, op,
+                 "expected skipped tokens and blocks of 0 or more, got {} and {}", options.skipped,
+                 options.block_tokens);
+  Tally tally(source.tokens, options.block_tokens);
+  std::int64_t prepared = -1, scored_until = 1 + options.skipped, done = 0;
   while (done < windows) {
     const std::int64_t first = done * stride;
     // Inputs are all but the last token read, labels all but the first.
@@ -96,8 +113,9 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const void* 
     }
     model.losses(weights, ids, labels, losses);
     for (std::size_t n = 0; n < labels.size(); ++n)
-      if (labels[n] != kernels::kIgnoreLabel) tally.add(places[n].global + 1, losses[n]);
-    scored_until = first + length + 1;
+      if (labels[n] != kernels::kIgnoreLabel)
+        tally.add(first + places[n].global + 1, places[n].global + 1, losses[n]);
+    scored_until = std::max(scored_until, first + length + 1);
     ++done;
     if (progress && !progress(done, windows)) break;
   }

@@ -30,6 +30,8 @@ struct EvaluationOptions {
   std::int64_t context = 16384;   ///< tokens of a window
   std::int64_t stride = 0;        ///< tokens by which windows advance, 1 ... context; 0: context
   std::int64_t most_windows = 0;  ///< 0: all
+  std::int64_t skipped = 0;       ///< first tokens of the text that are context alone, beside the very first
+  std::int64_t block_tokens = 0;  ///< tokens of the text's blocks whose losses are told apart; 0: none are
   Layout layout = Layout::zigzag;
 };
 
@@ -40,11 +42,18 @@ struct PositionBucket {
   double nats = 0;
 };
 
+/// What was scored of one block of the text.
+struct TextBlock {
+  std::int64_t tokens = 0;
+  double nats = 0;
+};
+
 struct Evaluation {
   double nats = 0;
   std::int64_t tokens = 0;  ///< scored
   std::int64_t windows = 0;
   std::vector<PositionBucket> by_position;  ///< doubling: [1, 2), [2, 4), ...; without empty ones
+  std::vector<TextBlock> by_block;  ///< all blocks of the text in order, also those of no scored token
 };
 
 /// Collective; same result on every device. `progress(done, all)` is called on every device after each window

@@ -80,6 +80,7 @@ struct Expected {
   double nats = 0;
   std::int64_t tokens = 0, windows = 0;
   std::map<std::int64_t, std::pair<std::int64_t, double>> by_position;  // by power of two: tokens, nats
+  std::map<std::int64_t, std::pair<std::int64_t, double>> by_block;     // by its number
 };
 Expected expected_of(const Model& model, const Stream& stream, const EvaluationOptions& options) {
   Expected expected;
@@ -96,12 +97,16 @@ Expected expected_of(const Model& model, const Stream& stream, const EvaluationO
     for (std::int64_t at = first + 1; at < end; ++at) {
       if (scored[static_cast<std::size_t>(at)]) continue;
       scored[static_cast<std::size_t>(at)] = true;
+      if (at <= options.skipped) continue;
       if (stream.ids[static_cast<std::size_t>(at)] >= 256) continue;
       const double loss = result.losses_T[static_cast<std::size_t>(at - first - 1)];
       const auto power = static_cast<std::int64_t>(std::exp2(std::floor(std::log2(at - first))));
       expected.nats += loss, ++expected.tokens;
       expected.by_position[power].first += 1;
       expected.by_position[power].second += loss;
+      if (options.block_tokens == 0) continue;
+      expected.by_block[at / options.block_tokens].first += 1;
+      expected.by_block[at / options.block_tokens].second += loss;
     }
   }
   return expected;
@@ -138,6 +143,28 @@ TEST(Evaluate, EqualsTheReferenceOnAnyRing) {
       with.layout = layout;
       check(run(model, stream, with, devices), expected);
     }
+}
+
+TEST(Evaluate, TellsBlocksOfTheTextApartAndSkipsItsBeginning) {
+  const Model model;
+  const Stream stream(200);
+  for (const std::int64_t skipped : {0, 1, 40, 70}) {
+    for (const int devices : {1, 3}) {
+      SCOPED_TRACE(fmt::format("{} skipped, {} devices", skipped, devices));
+      const EvaluationOptions options{.context = 64, .stride = 24, .skipped = skipped, .block_tokens = 32};
+      const Expected expected = expected_of(model, stream, options);
+      const Evaluation got = run(model, stream, options, devices);
+      check(got, expected);
+      ASSERT_EQ(got.by_block.size(), 7u);
+      for (std::size_t n = 0; n < 7; ++n) {
+        const auto found = expected.by_block.find(static_cast<std::int64_t>(n));
+        const auto [tokens, nats] =
+            found == expected.by_block.end() ? std::pair<std::int64_t, double>{} : found->second;
+        EXPECT_EQ(got.by_block[n].tokens, tokens);
+        EXPECT_NEAR(got.by_block[n].nats, nats, 1e-5 * nats);
+      }
+    }
+  }
 }
 
 TEST(Evaluate, ScoresEachTokenOnceForAnyLengthContextAndStride) {
