@@ -35,13 +35,16 @@ class LinearWork {
     dy_ = make(what.dtype, what.m, what.n), y_ = make(what.dtype, what.m, what.n);
     dx_ = make(what.dtype, what.m, what.k), dw_ = make(DType::f32, what.n, what.k);
     fill_drawn(x_, kInputs), fill_drawn(w_, kWeights), fill_drawn(dy_, kGradients);
+    if (!what.packed) return;
+    forward_weight_ = pack(kernels::WeightUse::forward);
+    input_weight_ = pack(kernels::WeightUse::backward_input);
   }
 
   void run(LinearPass pass, int repeats) {
     Stream& stream = context_.stream;
     for (int n = 0; n < repeats; ++n) {
-      if (makes_y(pass)) kernels::linear_forward(stream, x_, w_, y_, kernels::Store::overwrite);
-      if (makes_dx(pass)) kernels::linear_backward_input(stream, dy_, w_, dx_, kernels::Store::overwrite);
+      if (makes_y(pass)) run_forward();
+      if (makes_dx(pass)) run_backward_input();
       if (makes_dw(pass)) kernels::linear_backward_weight(stream, dy_, x_, dw_);
     }
   }
@@ -70,6 +73,21 @@ class LinearWork {
   Tensor make(DType dtype, std::int64_t rows, std::int64_t columns) {
     memory_.push_back(context_.arena.allocate(Entry::attention, rows * columns * size_of(dtype), "bench"));
     return memory_.back().tensor(dtype, rows, 1, columns);
+  }
+  kernels::PackedWeight pack(kernels::WeightUse use) {
+    const std::int64_t bytes = kernels::packed_weight_bytes(what_.isa, what_.dtype, what_.n, what_.k, use);
+    memory_.push_back(context_.arena.allocate(Entry::compute_weights, bytes, "bench"));
+    return kernels::pack_weight(context_.stream, w_, use, memory_.back().data());
+  }
+  void run_forward() {
+    constexpr auto store = kernels::Store::overwrite;
+    what_.packed ? kernels::linear_forward(context_.stream, x_, forward_weight_, y_, store)
+                 : kernels::linear_forward(context_.stream, x_, w_, y_, store);
+  }
+  void run_backward_input() {
+    constexpr auto store = kernels::Store::overwrite;
+    what_.packed ? kernels::linear_backward_input(context_.stream, dy_, input_weight_, dx_, store)
+                 : kernels::linear_backward_input(context_.stream, dy_, w_, dx_, store);
   }
   static std::vector<double> rows_of(const Tensor& matrix, const Rows& rows) {
     std::vector<double> values;
@@ -115,6 +133,7 @@ class LinearWork {
   Context context_;
   std::vector<Buffer> memory_;
   Tensor x_, w_, dy_, y_, dx_, dw_;
+  kernels::PackedWeight forward_weight_, input_weight_;
 };
 
 }  // namespace
@@ -159,14 +178,15 @@ Row bench_linear(const LinearCase& what, LinearPass pass, const MeasureOptions& 
   const Runs runs = measure(options, {[&](int repeats) { work.run(pass, repeats); }}, [&] {
                       return work.peak(options.peak_time);
                     }).front();
-  return with_rates({.bench = "linear",
-                     .pass = name_of(pass),
-                     .dtype = short_name(what.dtype),
-                     .threads = what.threads,
-                     .isa = kernels::tier_name(what.isa),
-                     .max_rel_error = error,
-                     .more = {{"m", what.m}, {"n", what.n}, {"k", what.k}}},
-                    runs, flops);
+  return with_rates(
+      {.bench = "linear",
+       .pass = name_of(pass),
+       .dtype = short_name(what.dtype),
+       .threads = what.threads,
+       .isa = kernels::tier_name(what.isa),
+       .max_rel_error = error,
+       .more = {{"m", what.m}, {"n", what.n}, {"k", what.k}, {"weights", what.packed ? "packed" : "plain"}}},
+      runs, flops);
 }
 
 }  // namespace rondo::bench

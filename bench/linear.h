@@ -20,6 +20,8 @@ std::vector<LinearPass> parse_linear_passes(std::string_view option, std::string
 struct LinearCase {
   DType dtype = DType::f32;
   std::int64_t m = 0, n = 0, k = 0;  ///< tokens, outputs, inputs of each token
+  /// Weights in the form of their use, made once before the runs as training does once a step; or as stored.
+  bool packed = true;
   int threads = 1;
   Isa isa = detected_isa();
 };

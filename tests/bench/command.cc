@@ -120,6 +120,7 @@ TEST(BenchCommand, WhatMakesNoSenseIsRefusedBeforeAnythingRuns) {
   expect_refused({"attention", "--threads", "0"}, {"--threads", "'0'"});
   expect_refused({"attention", "--exchange", "post"}, {"post"});
   expect_refused({"linear", "--pass", "sideways"}, {"--pass", "dx", "'sideways'"});
+  expect_refused({"linear", "--weights", "folded"}, {"--weights", "packed", "'folded'"});
   expect_refused({"linear", "--m", "0"}, {"--m", "'0'"});
   expect_refused({"step", "--mask", "none"}, {"--mask", "causal", "'none'"});
   expect_refused({"step", "--head-dim", "9"}, {"head_dim", "9"});

@@ -25,12 +25,13 @@ TEST(LinearBench, CountsAndVerifiesEachProduct) {
   const auto passes = parse_linear_passes("--pass", "forward,dx,dw,backward,both");
   const double products[] = {1, 1, 1, 2, 3};
   for (const DType dtype : {DType::f32, DType::bf16})
-    for (std::size_t n = 0; n < passes.size(); ++n) {
-      const LinearCase what{.dtype = dtype, .m = 33, .n = 17, .k = 40};
-      EXPECT_EQ(linear_flops(passes[n], what), products[n] * 2 * 33 * 17 * 40);
-      const Row row = bench_linear(what, passes[n], kQuick);
-      EXPECT_EQ(std::get<std::string>(row.pass), name_of(passes[n]));
-      EXPECT_LT(number(row.max_rel_error), dtype == DType::f32 ? 2e-6 : 1e-2) << name_of(passes[n]);
+    for (std::size_t n = 0; n < 2 * passes.size(); ++n) {
+      const LinearCase what{.dtype = dtype, .m = 33, .n = 17, .k = 40, .packed = n < passes.size()};
+      const std::size_t p = n % passes.size();
+      EXPECT_EQ(linear_flops(passes[p], what), products[p] * 2 * 33 * 17 * 40);
+      const Row row = bench_linear(what, passes[p], kQuick);
+      EXPECT_EQ(std::get<std::string>(row.pass), name_of(passes[p]));
+      EXPECT_LT(number(row.max_rel_error), dtype == DType::f32 ? 2e-6 : 1e-2) << name_of(passes[p]);
       EXPECT_EQ(std::get<std::int64_t>(more(row, "m")), 33);
       EXPECT_GT(number(row.fraction_of_peak), 0);
       EXPECT_LT(number(row.fraction_of_peak), 1);
