@@ -3,7 +3,6 @@
 #include "bench/attention.h"
 
 #include "apps/bench_options.h"
-#include "bench/peak_meter.h"
 #include "rondo/core/error.h"
 
 namespace rondo::apps {

@@ -23,10 +23,10 @@ using Work = std::function<void(int repeats)>;
 /// Measures what the machine can do now: FLOP/s, bytes/s.
 using Peak = std::function<double()>;
 
-/// One work's runs: seconds of the work once, and the mean of the peaks measured right before and right
-/// after.
+/// One work's runs: seconds of the work once, the mean of the peaks measured right before and right after,
+/// and how many processors the process had at work on average.
 struct Runs {
-  std::vector<double> seconds, peaks;
+  std::vector<double> seconds, peaks, processors;
 };
 
 /// Runs each of `works` once to warm up, then all in turn `runs` times, backwards every other time, so that
@@ -40,6 +40,9 @@ double least(const std::vector<double>& values);
 double median_share(const Runs& runs, double amount);
 /// Median over runs of seconds of `a` over seconds of `b` at its side.
 double median_ratio(const Runs& a, const Runs& b);
+
+/// Processors that this thread may run on.
+int available_cpus();
 
 /// The row with its times, and its rates where the work has operations and the peaks were FLOP/s.
 Row with_times(Row row, const Runs& runs);

@@ -1,20 +1,11 @@
 #include "bench/peak_meter.h"
 
-#include <sched.h>
-
 #include <algorithm>
-#include <thread>
 
+#include "bench/measure.h"
 #include "rondo/kernels/peak.h"
 
 namespace rondo::bench {
-
-int available_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 PeakMeter::PeakMeter(Team& team, DType dtype, std::chrono::milliseconds time)
     : team_(&team), dtype_(dtype), time_(time) {

@@ -23,7 +23,4 @@ class PeakMeter {
   std::shared_ptr<Context> all_;  // null: the one device's own
 };
 
-/// Processors that this process may run on.
-int available_cpus();
-
 }  // namespace rondo::bench

@@ -29,7 +29,8 @@ std::vector<Column> columns_of(const Row& row) {
                                  {"gflops", row.gflops},
                                  {"peak_gflops", row.peak_gflops},
                                  {"fraction_of_peak", row.fraction_of_peak, 3},
-                                 {"max_rel_error", row.max_rel_error, 2}};
+                                 {"max_rel_error", row.max_rel_error, 2},
+                                 {"cpu_share", row.cpu_share, 2}};
   columns.insert(columns.end(), row.more.begin(), row.more.end());
   return columns;
 }

@@ -28,6 +28,7 @@ struct Row {
   std::string isa;                             ///< the tier that ran
   double seconds_median = 0, seconds_min = 0;  ///< of the work once
   std::int64_t runs = 0;
+  Value cpu_share{};  ///< processor time over seconds and threads (at most one a processor): 1 undisturbed
   Value gflops{}, peak_gflops{},
       fraction_of_peak{};      ///< 1e9 FLOP/s; the peak of all devices' threads together
   Value max_rel_error{};       ///< largest |error| against the reference over its largest |value|

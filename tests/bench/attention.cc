@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include "bench/attention_check.h"
-#include "bench/peak_meter.h"
 #include "rondo/core/error.h"
 
 namespace rondo::bench {

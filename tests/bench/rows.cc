@@ -8,6 +8,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "bench/measure.h"
 #include "bench/verify.h"
@@ -32,6 +33,7 @@ Row example() {
           .seconds_median = 0.0123456,
           .seconds_min = 0.01,
           .runs = 5,
+          .cpu_share = 0.75,
           .gflops = 217.25,
           .peak_gflops = 240.0,
           .fraction_of_peak = 0.905,
@@ -90,7 +92,7 @@ TEST(Table, HasARuleAndAsManyCellsInEveryLine) {
   const auto lines = lines_of(table_head(row) + table_row(row) + table_row(row));
   ASSERT_EQ(lines.size(), 4u);
   const auto bars = std::count(lines[0].begin(), lines[0].end(), '|');
-  EXPECT_EQ(bars, 20);  // 19 common columns less an empty one, one more of its own, and the end
+  EXPECT_EQ(bars, 21);  // 20 common columns less an empty one, one more of its own, and the end
   for (const std::string& line : lines) {
     EXPECT_EQ(std::count(line.begin(), line.end(), '|'), bars) << line;
     EXPECT_EQ(line.size(), lines[0].size()) << line;
@@ -105,7 +107,8 @@ TEST(Statistics, MedianAndShares) {
   EXPECT_EQ(median({3, 1, 2}), 2);
   EXPECT_EQ(median({4, 1, 3, 2}), 2.5);
   EXPECT_EQ(least({3, 1, 2}), 1);
-  const Runs a{.seconds = {1, 2, 4}, .peaks = {10, 10, 5}}, b{.seconds = {2, 1, 2}, .peaks = {10, 10, 10}};
+  const Runs a{.seconds = {1, 2, 4}, .peaks = {10, 10, 5}, .processors = {}},
+      b{.seconds = {2, 1, 2}, .peaks = {10, 10, 10}, .processors = {}};
   EXPECT_EQ(median_share(a, 10), 0.5);  // 1, 0.5, 0.5
   EXPECT_EQ(median_ratio(a, b), 2);     // 0.5, 2, 2
 }
@@ -121,6 +124,16 @@ TEST(Measure, WarmsUpAlternatesAndMeasuresThePeakAround) {
   EXPECT_EQ(runs[0].peaks, (std::vector<double>{3, 9, 11}));
   EXPECT_EQ(runs[1].peaks, (std::vector<double>{5, 7, 13}));
   EXPECT_THROW(measure({.runs = 0}, {first}, [] { return 1.0; }), ArgumentError);
+}
+
+TEST(Measure, SaysHowManyProcessorsWereAtWork) {
+  const auto wait = [](int) { std::this_thread::sleep_for(std::chrono::milliseconds(10)); };
+  const Runs runs = measure({.runs = 2, .least_seconds = 0}, {wait}, [] { return 1.0; }).front();
+  ASSERT_EQ(runs.processors.size(), 2u);
+  EXPECT_LT(median(runs.processors), 0.5);
+  const Row row =
+      with_times({.devices = 1, .threads = 1}, {.seconds = {1}, .peaks = {1}, .processors = {0.9}});
+  EXPECT_EQ(std::get<double>(row.cpu_share), 0.9);
 }
 
 TEST(Measure, ShortWorkFillsARun) {
