@@ -127,15 +127,16 @@ void check_backward(const AttentionBackward& args) {
 /// not run at once: wave w holds the cells (row, (row + w) mod side), each row and column at most once. Every
 /// sum is then made in the order of the waves, whatever runs when.
 struct BackwardCells {
-  std::int64_t chunks, rows, columns, keys;
+  std::int64_t queries = kBackwardQueries, chunks, rows, columns, keys;
 
   BackwardCells(std::int64_t q_tokens, std::int64_t k_tokens, std::int64_t group, std::int64_t kv_heads) {
-    // Enough cells in a wave to share out. Not more: each packs its queries anew.
-    constexpr std::int64_t kEnoughCells = 8;
-    chunks = (q_tokens + kBackwardQueries - 1) / kBackwardQueries;
+    // Enough cells in a wave to share out. Not more: each packs its queries anew, for at least 512 keys.
+    constexpr std::int64_t kEnoughCells = 8, kLeastKeys = 512;
+    if (group * kv_heads == 1 && q_tokens <= queries) queries /= 2;
+    chunks = (q_tokens + queries - 1) / queries;
     rows = group * chunks;
     columns = std::clamp<std::int64_t>((kEnoughCells + kv_heads - 1) / kv_heads, 1,
-                                       std::min(rows, (k_tokens + kBackwardQueries - 1) / kBackwardQueries));
+                                       std::min(rows, (k_tokens + kLeastKeys - 1) / kLeastKeys));
     keys = (k_tokens + columns - 1) / columns;
   }
   std::int64_t waves() const { return std::max(rows, columns); }
@@ -238,8 +239,8 @@ void attention_backward(Stream& stream, const AttentionBackward& args) {
       const std::int64_t column = (row + wave) % cells.waves();
       if (column >= cells.columns) return;
       BackwardTask task = backward_task(args, rule, kv_head * group + row / cells.chunks);
-      task.q_begin = row % cells.chunks * kBackwardQueries;
-      task.q_end = std::min(task.q_begin + kBackwardQueries, q.tokens);
+      task.q_begin = row % cells.chunks * cells.queries;
+      task.q_end = std::min(task.q_begin + cells.queries, q.tokens);
       task.k_begin = column * cells.keys;
       task.k_end = std::min(task.k_begin + cells.keys, k.tokens);
       task.scratch = reinterpret_cast<float*>(stream.scratch(worker));

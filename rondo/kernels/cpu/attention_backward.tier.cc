@@ -87,7 +87,7 @@ template <class Element>
 void flush_queries(const Backward<Element>& w) {
   const BackwardTask& task = w.task;
   float* rows = w.p;  // free between parts
-  static_assert(kKeyBlock >= kTile);
+  static_assert(kBackwardBlock >= kTile);
   for (i64 origin = task.q_begin; origin < task.q_end; origin += kTile) {
     const float* tile = w.dqt + (origin - task.q_begin) * w.qk_dim;
     // A few columns at a time: [64][64] is what fits.
@@ -247,6 +247,20 @@ void backward_part(Backward<Element>& w, const TileBox& box, i64 origin, i64 k_r
                                         .ahead = &w.ahead});
 }
 
+/// What is packed of the query tile at n comes next.
+template <class Element>
+Ahead queries_ahead(const Backward<Element>& w, i64 n) {
+  constexpr i64 kBytes = 512, kWord = sizeof(float);
+  const i64 word_row = n / Element::kPerWord, rows = kTile * most(w.qk_dim, w.v_dim) * kWord / kBytes;
+  const auto block = [](const void* begin) { return Ahead::Rows{begin, kBytes, kBytes}; };
+  return {.source = {block(w.qt + n * w.qk_words), block(w.doutt + n * w.v_words),
+                     block(w.dout + word_row * w.v_stride), block(w.q + word_row * w.qk_stride),
+                     block(w.dqt + n * w.qk_dim)},
+          .sources = 5,
+          .next = 0,
+          .end = 5 * rows};
+}
+
 /// One tile, kBackwardKeys keys at a time.
 template <class Element>
 void backward_tile(Backward<Element>& w, const TileBox& box, const Extent& extent) {
@@ -254,8 +268,9 @@ void backward_tile(Backward<Element>& w, const TileBox& box, const Extent& exten
     const i64 loaded = least(kBackwardKeys, extent.k_end - first);
     load_keys(w, box.k_begin + first, loaded);
     for (i64 origin = w.task.q_begin; origin < w.task.q_end; origin += kTile) {
-      for (i64 k0 = first; k0 < first + loaded; k0 += kKeyBlock) {
-        const i64 k1 = least(k0 + kKeyBlock, first + loaded);
+      w.ahead = queries_ahead(w, origin + kTile - w.task.q_begin);
+      for (i64 k0 = first; k0 < first + loaded; k0 += kBackwardBlock) {
+        const i64 k1 = least(k0 + kBackwardBlock, first + loaded);
         Extent seen = visible_extent(box, {origin, least(origin + kTile, w.task.q_end), k0, k1});
         if (seen.empty()) continue;
         seen.k_begin -= (seen.k_begin - first) % Element::kPerWord;
@@ -295,11 +310,11 @@ Backward<Element> lay_out(const BackwardTask& task) {
                       .k_over_keys = words(Element::kPerWord > 1 ? kBackwardKeys / 2 * qk : 0),
                       .dk = scratch.take(kBackwardKeys * qk_stride),
                       .dv = scratch.take(kBackwardKeys * v_stride),
-                      .p = scratch.take(kKeyBlock * kTile),
-                      .ds = scratch.take(kKeyBlock * kTile),
+                      .p = scratch.take(kBackwardBlock * kTile),
+                      .ds = scratch.take(kBackwardBlock * kTile),
                       .p_rows = nullptr,
                       .ds_rows = nullptr,
-                      .ds_over_keys = words(Element::kPerWord > 1 ? kKeyBlock / 2 * kTile : 0),
+                      .ds_over_keys = words(Element::kPerWord > 1 ? kBackwardBlock / 2 * kTile : 0),
                       .rows = words(kTile * most(qk_words, v_words)),
                       .part = {},
                       .ahead = {}};
@@ -332,7 +347,7 @@ std::int64_t attention_backward_scratch(std::int64_t qk_dim, std::int64_t v_dim,
   const i64 rows = round_up(least(queries, kBackwardQueries), kTile);
   const i64 qk_stride = round_up(qk_dim, 16), v_stride = round_up(v_dim, 16);
   return rows * (3 * qk_stride + 2 * v_stride + 2) + 2 * kBackwardKeys * (qk_stride + v_stride) +
-         2 * kKeyBlock * kTile + kTile * (qk_stride + v_stride);
+         2 * kBackwardBlock * kTile + kTile * (qk_stride + v_stride);
 }
 
 void attention_backward(const BackwardTask& task) {

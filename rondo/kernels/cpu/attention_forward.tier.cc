@@ -192,7 +192,7 @@ inline Ahead keys_ahead(const ForwardTask& task, i64 begin, i64 end) {
     return Ahead::Rows{row_of(x, begin), x.token_stride * size, x.dim * size};
   };
   const i64 tiles = (task.q_end - task.q_begin) / kTile, all = 2 * most(0, end - begin);
-  const i64 steps = tiles * (kTile / (kMostColumns * kLanes)) * ((kKeyBlock + task.v.dim) / kMostRows);
+  const i64 steps = tiles * (kTile / (kMostColumns * kLanes)) * ((kForwardKeys + task.v.dim) / kMostRows);
   return {.source = {rows(task.k), rows(task.v)}, .sources = 2, .next = -most(0, steps - all), .end = all};
 }
 
@@ -200,12 +200,12 @@ inline Ahead keys_ahead(const ForwardTask& task, i64 begin, i64 end) {
 template <class Element>
 void forward_tile(Forward<Element>& f, const TileBox& box, const Extent& extent) {
   const ForwardTask& task = f.task;
-  for (i64 k0 = extent.k_begin; k0 < extent.k_end; k0 += kKeyBlock) {
-    const i64 keys = least(kKeyBlock, extent.k_end - k0);
+  for (i64 k0 = extent.k_begin; k0 < extent.k_end; k0 += kForwardKeys) {
+    const i64 keys = least(kForwardKeys, extent.k_end - k0);
     Element::pack_rows(task.k, box.k_begin + k0, keys, f.qk_words, f.k);
     Element::pack_over_tokens(task.v, box.k_begin + k0, keys, task.v.dim, f.v);
     const i64 next = k0 + keys;
-    f.ahead = keys_ahead(task, box.k_begin + next, box.k_begin + least(next + kKeyBlock, extent.k_end));
+    f.ahead = keys_ahead(task, box.k_begin + next, box.k_begin + least(next + kForwardKeys, extent.k_end));
     for (i64 origin = task.q_begin; origin < task.q_end; origin += kTile) {
       Extent seen = visible_extent(box, {origin, least(origin + kTile, task.q_end), k0, k0 + keys});
       if (seen.empty()) continue;
@@ -216,7 +216,7 @@ void forward_tile(Forward<Element>& f, const TileBox& box, const Extent& extent)
   }
 }
 
-static_assert(kTile <= kKeyBlock, "pack_queries borrows the scratch of a key block");
+static_assert(kTile <= kForwardKeys, "pack_queries borrows the scratch of a key block");
 
 template <class Element>
 void pack_queries(Forward<Element>& f) {
@@ -239,9 +239,9 @@ void forward_task(const ForwardTask& task) {
                      .rule = *task.rule,
                      .qk_words = qk_words,
                      .qt = scratch.take_words<Element>(round_up(task.q_end - task.q_begin, kTile) * qk_words),
-                     .k = scratch.take_words<Element>(kKeyBlock * qk_words),
-                     .v = scratch.take_words<Element>(words_of<Element>(kKeyBlock) * task.v.dim),
-                     .scores = scratch.take(kKeyBlock * kTile),
+                     .k = scratch.take_words<Element>(kForwardKeys * qk_words),
+                     .v = scratch.take_words<Element>(words_of<Element>(kForwardKeys) * task.v.dim),
+                     .scores = scratch.take(kForwardKeys * kTile),
                      .p = nullptr,
                      .factor = scratch.take(kTile),
                      .top = scratch.take(kTile),
@@ -262,7 +262,8 @@ void forward_task(const ForwardTask& task) {
 }  // namespace
 
 std::int64_t attention_forward_scratch(std::int64_t qk_dim, std::int64_t v_dim, std::int64_t queries) {
-  return round_up(queries, kTile) * qk_dim + kKeyBlock * (qk_dim + v_dim) + kKeyBlock * kTile + 2 * kTile;
+  return round_up(queries, kTile) * qk_dim + kForwardKeys * (qk_dim + v_dim) + kForwardKeys * kTile +
+         2 * kTile;
 }
 
 void attention_forward(const ForwardTask& task) {

@@ -8,8 +8,6 @@ namespace rondo::kernels {
 
 /// Queries that are computed together, one per vector lane; states are cut into tiles of this many tokens.
 inline constexpr std::int64_t kQueryTile = 64;
-/// Keys whose scores are held at a time.
-inline constexpr std::int64_t kKeyBlock = 128;
 
 /// One head of a tensor.
 struct HeadView {
@@ -104,11 +102,15 @@ struct Tier {
   void (*tanh)(float* x);
 };
 
-/// Queries of one forward task.
+// Block sizes: docs/kernels.md has the measurements behind them.
+/// Queries of one forward task, and keys whose scores it holds at a time.
 inline constexpr std::int64_t kForwardQueries = 8 * kQueryTile;
+inline constexpr std::int64_t kForwardKeys = 128;
 /// Most queries of a backward task, whose packed forms it holds, and keys kept in the second-level cache
 /// while those stream past.
-inline constexpr std::int64_t kBackwardQueries = 16 * kQueryTile;
+inline constexpr std::int64_t kBackwardQueries = 32 * kQueryTile;
 inline constexpr std::int64_t kBackwardKeys = 256;
+/// Keys of those whose scores are held at a time.
+inline constexpr std::int64_t kBackwardBlock = 64;
 
 }  // namespace rondo::kernels
