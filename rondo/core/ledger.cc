@@ -14,6 +14,8 @@ const char* name_of(Entry entry) {
       return "parameters";
     case Entry::compute_weights:
       return "compute weights";
+    case Entry::packed_weights:
+      return "packed weights";
     case Entry::gradients:
       return "gradients";
     case Entry::optimizer:

@@ -12,6 +12,7 @@ namespace rondo {
 enum class Entry : std::uint8_t {
   parameters,          ///< master weights
   compute_weights,     ///< weights in the storage type of the activations, where that differs
+  packed_weights,      ///< of the layer at work, in the form that products read
   gradients,           ///< of the parameters, float32
   optimizer,           ///< AdamW's moments, float32
   layer_inputs,        ///< each layer's input, kept from forward to backward
@@ -22,7 +23,7 @@ enum class Entry : std::uint8_t {
   exchange,            ///< blocks that travel round the ring
   kv_cache,            ///< keys and values of decoding
   data,                ///< token ids, labels and positions
-  library_scratch,     ///< scratch of kernels and of the matrix library
+  library_scratch,     ///< scratch of kernels
   count
 };
 

@@ -158,9 +158,13 @@ void rotary(Stream& stream, const Tensor& x_THD, const Rotary& rotary, RotaryDir
 
 /// y = gate / (1 + exp(-gate)) * up.
 void swiglu_forward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK, const Tensor& y_TK);
-/// dgate and dup may lie over gate and up.
+/// dgate and dup may lie over gate and up. y, where it has memory, gets what forward gave, to the bit:
+/// backward needs it once more, and it costs little beside the gradients.
+struct SwigluGradients {
+  Tensor dgate_TK, dup_TK, y_TK{};
+};
 void swiglu_backward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK,
-                     const ConstTensor& dy_TK, const Tensor& dgate_TK, const Tensor& dup_TK);
+                     const ConstTensor& dy_TK, const SwigluGradients& to);
 
 /// y[t] = table[ids[t]]; ids outside [0, V) are an ArgumentError.
 void embedding_forward(Stream& stream, std::span<const std::int32_t> ids, const ConstTensor& table_VK,

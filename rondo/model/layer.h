@@ -14,6 +14,7 @@
 #include "rondo/core/context.h"
 #include "rondo/kernels/kernels.h"
 #include "rondo/model/config.h"
+#include "rondo/model/packed_weights.h"
 #include "rondo/model/parameters.h"
 
 namespace rondo {
@@ -54,6 +55,7 @@ struct LayerPass {
   const LayerScratch& scratch;
   LayerParameters<ConstTensor> weights;  ///< storage
   LayerParameters<Tensor> gradients;     ///< float32, added to; backward functions only
+  PackedWeights* packed = nullptr;       ///< null: products read the weights as they lie
 };
 
 /// Queries, keys and values of a layer's input; rotary applied to q and k.

@@ -9,6 +9,7 @@
 
 #include "rondo/core/context.h"
 #include "rondo/model/config.h"
+#include "rondo/model/packed_weights.h"
 #include "rondo/model/parameters.h"
 
 namespace rondo {
@@ -16,7 +17,9 @@ namespace rondo {
 class LossHead {
  public:
   /// Blocks hold at most `block_tokens` tokens, fewer when their logits would pass 16 MiB.
-  LossHead(Context& context, const ModelConfig& config, DType storage, std::int64_t block_tokens);
+  /// `packed` outlives it.
+  LossHead(Context& context, const ModelConfig& config, PackedWeights& packed, DType storage,
+           std::int64_t block_tokens);
   void reserve_backward();
 
   struct Weights {
@@ -41,8 +44,10 @@ class LossHead {
   void logits(const Weights& weights, const ConstTensor& x_TC, const Tensor& logits_TV);
 
  private:
-  Tensor block_logits(const Weights& weights, const ConstTensor& x_BC, const Tensor& normed);
+  Tensor block_logits(const ConstTensor& final_norm, const ReadyWeight& lm_head, const ConstTensor& x_BC,
+                      const Tensor& normed);
   Context* context_;
+  PackedWeights* packed_;
   DType storage_;
   float epsilon_;
   std::int64_t block_tokens_, width_, vocabulary_;

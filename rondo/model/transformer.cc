@@ -33,7 +33,8 @@ Transformer::Transformer(Context& context, Communicator& communicator, const Mod
       table_(&table),
       options_(options),
       scratch_(context, config, options.dtype, options.block_tokens),
-      head_(context, config, options.dtype, options.block_tokens),
+      packed_(context),
+      head_(context, config, packed_, options.dtype, options.block_tokens),
       ring_(context, communicator,
             {.q_heads = config.q_heads,
              .kv_heads = config.kv_heads,
@@ -74,8 +75,9 @@ std::span<const TokenPlace> Transformer::places() const { return activations_->p
 std::int64_t Transformer::tokens() const { return activations_->tokens(); }
 Transformer::TokenMemory Transformer::token_memory() const { return activations_->token_memory(); }
 
-LayerPass Transformer::pass(const void* weights, float* gradients, std::int64_t layer) const {
-  LayerPass pass{*context_, *config_, scratch_, layer_view(*table_, weights, options_.dtype, layer), {}};
+LayerPass Transformer::pass(const void* weights, float* gradients, std::int64_t layer) {
+  LayerPass pass{*context_, *config_, scratch_, layer_view(*table_, weights, options_.dtype, layer),
+                 {},        &packed_};
   if (gradients != nullptr) pass.gradients = layer_view(*table_, gradients, DType::f32, layer);
   return pass;
 }

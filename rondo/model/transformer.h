@@ -86,7 +86,7 @@ class Transformer {
   struct Activations;
 
   void fill_rotary();
-  LayerPass pass(const void* weights, float* gradients, std::int64_t layer) const;
+  LayerPass pass(const void* weights, float* gradients, std::int64_t layer);
   kernels::AttentionParams attention_params(std::int64_t layer, const Step* training) const;
   kernels::Rotary rotary() const;
   void check_ids(std::span<const std::int32_t> ids) const;
@@ -103,6 +103,7 @@ class Transformer {
   const ParameterTable* table_;
   TransformerOptions options_;
   LayerScratch scratch_;
+  PackedWeights packed_;
   LossHead head_;
   RingAttention ring_;
   std::unique_ptr<Activations> activations_;

@@ -141,8 +141,15 @@ TEST_P(Tiers, Swiglu) {
         const Matrix dy = Matrix::random(dtype, tokens, columns, 3);
         Matrix y(dtype, tokens, columns, 2), dgate = gate, dup = up;
         kernels::swiglu_forward(stream_, gate.tensor(), up.tensor(), y.tensor());
-        kernels::swiglu_backward(stream_, dgate.tensor(), dup.tensor(), dy.tensor(), dgate.tensor(),
-                                 dup.tensor());
+        Matrix again(dtype, tokens, columns, 2);
+        kernels::swiglu_backward(stream_, gate.tensor(), up.tensor(), dy.tensor(),
+                                 {dgate.tensor(), dup.tensor(), again.tensor()});
+        EXPECT_EQ(y.bytes(), again.bytes());
+        Matrix dgate_alone = gate, dup_alone = up;  // over their inputs
+        kernels::swiglu_backward(stream_, dgate_alone.tensor(), dup_alone.tensor(), dy.tensor(),
+                                 {dgate_alone.tensor(), dup_alone.tensor()});
+        EXPECT_EQ(dgate.bytes(), dgate_alone.bytes());
+        EXPECT_EQ(dup.bytes(), dup_alone.bytes());
         const auto expected = reference::swiglu_forward(gate.values(), up.values());
         EXPECT_TRUE(test::within(y.values(), expected,
                                  plus(test::rounding_bound(expected, expected, 8, dtype),

@@ -20,6 +20,25 @@ struct MemoryCase {
 
 using Entries = std::array<std::int64_t, static_cast<std::size_t>(Entry::count)>;
 
+/// Most bytes of weights that one function of a step packs.
+inline std::int64_t packed_bytes(const MemoryCase& run) {
+  using kernels::WeightUse;
+  const ModelConfig& m = run.config;
+  const auto both = [&](std::int64_t rows, std::int64_t columns) {
+    std::array<std::int64_t, 2> bytes{};
+    for (const WeightUse use : {WeightUse::forward, WeightUse::backward_input})
+      bytes[static_cast<std::size_t>(use)] =
+          (kernels::packed_weight_bytes(detected_isa(), run.dtype, rows, columns, use) + 63) / 64 * 64;
+    return bytes;
+  };
+  const auto q = both(m.q_heads * m.head_dim, m.width), k = both(m.kv_heads * m.head_dim, m.width),
+             o = both(m.width, m.q_heads * m.head_dim), gate = both(m.ffn, m.width),
+             down = both(m.width, m.ffn), head = both(m.vocabulary, m.width);
+  const std::int64_t recomputed = run.remat == Remat::none ? 0 : 2 * gate[0];
+  return std::max({q[0] + 2 * k[0], q[1] + 2 * k[1], o[0], o[1], 2 * gate[0] + down[0],
+                   2 * gate[1] + down[1] + recomputed, head[0] + head[1]});
+}
+
 /// Of a device with c tokens, on a ring whose largest shard has s. Library scratch is left 0: it depends on
 /// the matrix library.
 inline Entries predicted(const MemoryCase& run, std::int64_t c, std::int64_t s) {
@@ -34,6 +53,7 @@ inline Entries predicted(const MemoryCase& run, std::int64_t c, std::int64_t s) 
   of(Entry::parameters) = of(Entry::gradients) = page(4 * N);
   of(Entry::optimizer) = 2 * page(4 * N);
   of(Entry::compute_weights) = rounds ? page(e * N) : 0;
+  of(Entry::packed_weights) = c > 64 ? page(packed_bytes(run)) : 0;
   of(Entry::layer_inputs) = (L + 1) * page(e * c * C);
 
   const std::int64_t output = page(e * c * H * d) + page(4 * c * H);  // and lse

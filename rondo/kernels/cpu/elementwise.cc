@@ -87,31 +87,33 @@ void swiglu_forward(Stream& stream, const ConstTensor& gate_TK, const ConstTenso
 }
 
 void swiglu_backward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK,
-                     const ConstTensor& dy_TK, const Tensor& dgate_TK, const Tensor& dup_TK) {
+                     const ConstTensor& dy_TK, const SwigluGradients& to) {
   constexpr auto op = "swiglu_backward";
-  check_matrix(op, "gate_TK", gate_TK, gate_TK.tokens, gate_TK.dim);
-  check_matrix(op, "up_TK", up_TK, gate_TK.tokens, gate_TK.dim);
-  check_matrix(op, "dy_TK", dy_TK, gate_TK.tokens, gate_TK.dim);
-  check_matrix(op, "dgate_TK", dgate_TK, gate_TK.tokens, gate_TK.dim);
-  check_matrix(op, "dup_TK", dup_TK, gate_TK.tokens, gate_TK.dim);
+  const auto check = [&](const char* name, const auto& x) {
+    check_matrix(op, name, x, gate_TK.tokens, gate_TK.dim);
+    check_float_or(op, name, x, gate_TK.dtype);
+  };
+  const bool wants_y = to.y_TK.data != nullptr;
+  check("gate_TK", gate_TK), check("up_TK", up_TK), check("dy_TK", dy_TK);
+  check("dgate_TK", to.dgate_TK), check("dup_TK", to.dup_TK);
+  if (wants_y) check("y_TK", to.y_TK);
   check_dtype(op, "up_TK", up_TK, gate_TK.dtype);
-  check_float_or(op, "dy_TK", dy_TK, gate_TK.dtype);
-  check_float_or(op, "dgate_TK", dgate_TK, gate_TK.dtype);
-  check_float_or(op, "dup_TK", dup_TK, gate_TK.dtype);
   const RowKernels& kernels = row_kernels(stream.isa());
   for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
-    RowBuffer gate, up, dy, dgate, dup;
+    RowBuffer gate, up, dy, buffers[3];
+    const Tensor* results[3] = {&to.dgate_TK, &to.dup_TK, &to.y_TK};
+    const int count = wants_y ? 3 : 2;
     for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
       for_row_parts(gate_TK.dim, [&](Range part) {
-        void *dgate_row = row_of(dgate_TK, token), *dup_row = row_of(dup_TK, token);
-        float* dgate_out = target_part(dgate_row, dgate_TK.dtype, part, false, dgate);
-        float* dup_out = target_part(dup_row, dup_TK.dtype, part, false, dup);
+        float* out[3] = {nullptr, nullptr, buffers[2].values};
+        for (int n = 0; n < count; ++n)
+          out[n] = target_part(row_of(*results[n], token), results[n]->dtype, part, false, buffers[n]);
         kernels.swiglu_backward(load_part(kernels, row_of(gate_TK, token), gate_TK.dtype, part, gate),
                                 load_part(kernels, row_of(up_TK, token), up_TK.dtype, part, up),
-                                load_part(kernels, row_of(dy_TK, token), dy_TK.dtype, part, dy), dgate_out,
-                                dup_out, part.size());
-        store_part(kernels, dgate_out, dgate_row, dgate_TK.dtype, part, false);
-        store_part(kernels, dup_out, dup_row, dup_TK.dtype, part, false);
+                                load_part(kernels, row_of(dy_TK, token), dy_TK.dtype, part, dy), out,
+                                part.size());
+        for (int n = 0; n < count; ++n)
+          store_part(kernels, out[n], row_of(*results[n], token), results[n]->dtype, part, false);
       });
   });
 }

@@ -45,8 +45,8 @@ struct RowKernels {
   void (*rotate_interleaved)(float* x, const float* cos_sin[2], float sign, std::int64_t n);
 
   void (*swiglu_forward)(const float* gate, const float* up, float* y, std::int64_t n);
-  /// The results may lie over gate and up.
-  void (*swiglu_backward)(const float* gate, const float* up, const float* dy, float* dgate, float* dup,
+  /// dgate_dup_y: the first two may lie over gate and up; y is what swiglu_forward gives, to the bit.
+  void (*swiglu_backward)(const float* gate, const float* up, const float* dy, float* const dgate_dup_y[3],
                           std::int64_t n);
 
   float (*maximum)(const float* x, std::int64_t n);

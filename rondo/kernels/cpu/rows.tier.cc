@@ -133,11 +133,13 @@ void swiglu_forward(const float* gate, const float* up, float* y, std::int64_t n
   for (std::int64_t i = 0; i < n; ++i) y[i] = gate[i] * sigmoid(gate[i]) * up[i];
 }
 
-void swiglu_backward(const float* gate, const float* up, const float* dy, float* dgate, float* dup,
+void swiglu_backward(const float* gate, const float* up, const float* dy, float* const dgate_dup_y[3],
                      std::int64_t n) {
+  float *dgate = dgate_dup_y[0], *dup = dgate_dup_y[1], *y = dgate_dup_y[2];
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
     const float g = gate[i], u = up[i], d = dy[i], s = sigmoid(g);
+    y[i] = g * s * u;
     dup[i] = d * g * s;
     dgate[i] = d * u * s * (1.0f + g * (1.0f - s));
   }
