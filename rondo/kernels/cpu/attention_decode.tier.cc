@@ -184,7 +184,7 @@ float softmax_row(const ScoreRule& rule, float* scores, i64 padded, const Seen& 
   const float shift = maximum == -kInfinity ? 0 : maximum;  // nothing seen: exp(-inf - 0), not -inf + inf
   vec total{};
   for (i64 j = 0; j < padded; j += kLanes)
-    total += store_probabilities<Format>(scores, j, exp2(load(scores + j) - shift));
+    total += store_probabilities<Format>(scores, j, exp2<Format::kPrecision>(load(scores + j) - shift));
   const float factor = exp2(splat(old - shift))[0];
   sum = sum * factor + sum_of_lanes(total)[0];
   return factor;

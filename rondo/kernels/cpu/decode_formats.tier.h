@@ -9,6 +9,12 @@ namespace rondo::kernels::RONDO_TIER {
 /// Bytes that a register takes from memory, whatever they mean.
 inline constexpr i64 kRegisterBytes = kLanes * 4;
 
+/// A register of anything at any place: rows of bfloat16 may begin at odd multiples of two bytes.
+inline vec load_register(const char* p) {
+  typedef float any_memory __attribute__((vector_size(kLanes * 4), aligned(1), may_alias));
+  return *reinterpret_cast<const any_memory*>(p);
+}
+
 /// A quad is 16 bytes: four lanes of a register.
 inline constexpr int kQuads = kLanes / 4;
 
@@ -30,8 +36,9 @@ struct FloatRows {
   static constexpr int kVectors = 1;  ///< vectors of sums that a unit of values adds to
   static constexpr int kKeys = 1;  ///< keys whose probabilities lie in a word and meet their values together
   using Values = Unit;
+  static constexpr Precision kPrecision = Precision::single;  ///< of probabilities
 
-  static Unit load_unit(const char* p) { return load(reinterpret_cast<const float*>(p)); }
+  static Unit load_unit(const char* p) { return load_register(p); }
   static vec dot(vec sum, const float* q, Unit k) { return sum + load(q) * k; }
   static vec dot_quads(vec sum, const float* q, Unit k) { return sum + splat_quad(q) * k; }
   static Values load_values(const char* p, i64) { return load_unit(p); }
@@ -48,13 +55,14 @@ struct HalfRows {
   static constexpr int kQuery = 2;
   static constexpr int kVectors = 2;
   static constexpr int kKeys = 1;
+  static constexpr Precision kPrecision = Precision::single;
   struct Values {
     vec part[2];
   };
 
   static vec even(Unit x) { return reinterpret_cast<vec>(x << 16); }
   static vec odd(Unit x) { return reinterpret_cast<vec>(x & 0xffff0000u); }
-  static Unit load_unit(const char* p) { return load(reinterpret_cast<const u32*>(p)); }
+  static Unit load_unit(const char* p) { return reinterpret_cast<uvec>(load_register(p)); }
   static vec dot(vec sum, const float* q, Unit k) {
     return sum + load(q) * even(k) + load(q + kLanes) * odd(k);
   }
@@ -83,11 +91,12 @@ struct PairRows {
   static constexpr int kQuery = 1;
   static constexpr int kVectors = 2;
   static constexpr int kKeys = 2;
+  static constexpr Precision kPrecision = Precision::half;
   struct Values {
     __m512i part[2];
   };
 
-  static Unit load_unit(const char* p) { return load(reinterpret_cast<const u32*>(p)); }
+  static Unit load_unit(const char* p) { return reinterpret_cast<uvec>(load_register(p)); }
   static vec dot(vec sum, const float* q, Unit k) {
     return _mm512_dpbf16_ps(sum, (__m512bh)load(q), (__m512bh)k);
   }

@@ -98,7 +98,7 @@ inline void turn_keys(const Block& keys, i64 first, float* turned) {
       const char* row = keys.data + (first + group) * keys.stride + n * kRegisterBytes;
       vec x[kQuads];
 #pragma GCC unroll 4
-      for (int i = 0; i < kQuads; ++i) x[i] = load(reinterpret_cast<const float*>(row + 4 * i * keys.stride));
+      for (int i = 0; i < kQuads; ++i) x[i] = load_register(row + 4 * i * keys.stride);
       turn_quads(x);
 #pragma GCC unroll 4
       for (int i = 0; i < kQuads; ++i) store(turned + ((n * kQuads + i) * 4 + group) * kLanes, x[i]);
