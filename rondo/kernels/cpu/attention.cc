@@ -2,103 +2,17 @@
 // *.tier.cc.
 
 #include <algorithm>
-#include <cmath>
 #include <iterator>
 #include <numeric>
 #include <vector>
 
 #include "rondo/core/error.h"
+#include "rondo/kernels/cpu/attention_arguments.h"
 #include "rondo/kernels/cpu/tier.h"
 #include "rondo/kernels/kernels.h"
 
 namespace rondo::kernels {
 namespace {
-
-constexpr std::int64_t kSmallestHead = 4, kLargestHead = 256;
-
-void check_shape(const char* operation, const char* name, const ConstTensor& x, std::int64_t tokens,
-                 std::int64_t heads, std::int64_t dim) {
-  check_argument(x.tokens == tokens && x.heads == heads && x.dim == dim, operation,
-                 "expected {} of [{}, {}, {}], got [{}, {}, {}]", name, tokens, heads, dim, x.tokens, x.heads,
-                 x.dim);
-  check_argument(x.data != nullptr || x.tokens == 0, operation, "expected {} with memory, got null", name);
-}
-
-void check_inputs(const char* operation, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v) {
-  check_argument(k.heads >= 1 && q.heads >= k.heads && q.heads % k.heads == 0, operation,
-                 "expected query heads to be a multiple of key/value heads, got {} and {}", q.heads, k.heads);
-  for (const std::int64_t dim : {q.dim, v.dim})
-    check_argument(dim >= kSmallestHead && dim <= kLargestHead, operation,
-                   "expected head sizes of {} to {}, got {}", kSmallestHead, kLargestHead, dim);
-  check_argument(q.tokens >= 0 && k.tokens >= 0, operation,
-                 "expected tokens >= 0, got {} queries and {} keys", q.tokens, k.tokens);
-  check_shape(operation, "q", q, q.tokens, q.heads, q.dim);
-  check_shape(operation, "k", k, k.tokens, k.heads, q.dim);
-  check_shape(operation, "v", v, k.tokens, k.heads, v.dim);
-  check_argument(k.dtype == q.dtype && v.dtype == q.dtype, operation,
-                 "expected q, k and v of one dtype, got {}, {} and {}", name_of(q.dtype), name_of(k.dtype),
-                 name_of(v.dtype));
-}
-
-void check_params(const char* operation, const AttentionParams& params) {
-  check_argument(std::isfinite(params.scale), operation, "expected a finite scale, got {}", params.scale);
-  check_argument(std::isfinite(params.softcap) && params.softcap >= 0, operation,
-                 "expected a finite softcap >= 0, got {}", params.softcap);
-  const float p = params.dropout.probability;
-  check_argument(p >= 0 && p < 1, operation, "expected a dropout probability in [0, 1), got {}", p);
-}
-
-void check_tile(const char* operation, const Tile& tile, std::int64_t q_tokens, std::int64_t k_tokens) {
-  check_argument(tile.q.begin >= 0 && tile.q.begin <= tile.q.end && tile.q.end <= q_tokens, operation,
-                 "expected a tile's queries within [0, {}), got [{}, {})", q_tokens, tile.q.begin,
-                 tile.q.end);
-  check_argument(tile.k.begin >= 0 && tile.k.begin <= tile.k.end && tile.k.end <= k_tokens, operation,
-                 "expected a tile's keys within [0, {}), got [{}, {})", k_tokens, tile.k.begin, tile.k.end);
-}
-
-/// The tiles that hold anything, as the tiers read them. A few words for each tile: not entered in the
-/// ledger.
-std::vector<TileBox> boxes_of(const char* operation, std::span<const Tile> tiles, std::int64_t q_tokens,
-                              std::int64_t k_tokens) {
-  constexpr std::int64_t far = Band::unbounded;
-  std::vector<TileBox> boxes;
-  boxes.reserve(tiles.size());
-  for (const Tile& tile : tiles) {
-    check_tile(operation, tile, q_tokens, k_tokens);
-    if (tile.q.empty() || tile.k.empty() || tile.band.lo > tile.band.hi) continue;
-    boxes.push_back({.q_begin = tile.q.begin,
-                     .q_end = tile.q.end,
-                     .k_begin = tile.k.begin,
-                     .k_end = tile.k.end,
-                     .lo = std::clamp(tile.band.lo, -far, far),
-                     .hi = std::clamp(tile.band.hi, -far, far),
-                     .q_position = tile.q_position,
-                     .k_position = tile.k_position,
-                     .stride = tile.stride,
-                     .sequence = static_cast<std::uint32_t>(tile.sequence)});
-  }
-  return boxes;
-}
-
-ScoreRule rule_of(const std::vector<TileBox>& boxes, const AttentionParams& params) {
-  const Dropout& dropout = params.dropout;
-  const double p = dropout.probability;
-  return {.tiles = boxes.data(),
-          .tile_count = static_cast<std::int64_t>(boxes.size()),
-          .scale = params.scale,
-          .softcap = params.softcap,
-          .dropout = {.threshold = static_cast<std::uint32_t>(std::ceil(p * 0x1p32)),
-                      .key0 = dropout.key[0],
-                      .key1 = dropout.key[1],
-                      .keep_scale = static_cast<float>(1 / (1 - p))}};
-}
-
-HeadView head_view(const ConstTensor& x, std::int64_t head) {
-  return {.data = x.slice_heads({head, head + 1}).data,
-          .token_stride = x.token_stride,
-          .dim = x.dim,
-          .is_bf16 = x.dtype == DType::bf16};
-}
 
 float* head_data(const Tensor& x, std::int64_t head) {
   return static_cast<float*>(x.data) + head * x.head_stride;
@@ -107,14 +21,14 @@ float* head_data(const Tensor& x, std::int64_t head) {
 void check_backward(const AttentionBackward& args) {
   constexpr const char* operation = "attention_backward";
   const ConstTensor &q = args.q_THD, &k = args.k_SGD, &v = args.v_SGE;
-  check_inputs(operation, q, k, v);
-  check_params(operation, args.params);
-  check_shape(operation, "dout", args.dout_THE, q.tokens, q.heads, v.dim);
+  check_attention_inputs(operation, q, k, v);
+  check_attention_params(operation, args.params);
+  check_attention_tensor(operation, "dout", args.dout_THE, q.tokens, q.heads, v.dim);
   check_argument(args.dout_THE.dtype == q.dtype, operation, "expected dout of q's dtype {}, got {}",
                  name_of(q.dtype), name_of(args.dout_THE.dtype));
-  check_shape(operation, "dq", args.dq_THD, q.tokens, q.heads, q.dim);
-  check_shape(operation, "dk", args.dk_SGD, k.tokens, k.heads, k.dim);
-  check_shape(operation, "dv", args.dv_SGE, v.tokens, v.heads, v.dim);
+  check_attention_tensor(operation, "dq", args.dq_THD, q.tokens, q.heads, q.dim);
+  check_attention_tensor(operation, "dk", args.dk_SGD, k.tokens, k.heads, k.dim);
+  check_attention_tensor(operation, "dv", args.dv_SGE, v.tokens, v.heads, v.dim);
   for (const Tensor& gradient : {args.dq_THD, args.dk_SGD, args.dv_SGE})
     check_argument(gradient.dtype == DType::f32, operation, "expected gradients of float32, got {}",
                    name_of(gradient.dtype));
@@ -190,16 +104,16 @@ std::vector<std::int64_t> by_falling_work(const std::vector<TileBox>& boxes, std
 void attention_forward(Stream& stream, const AttentionForward& args) {
   constexpr const char* operation = "attention_forward";
   const ConstTensor &q = args.q_THD, &k = args.k_SGD, &v = args.v_SGE;
-  check_inputs(operation, q, k, v);
-  check_params(operation, args.params);
+  check_attention_inputs(operation, q, k, v);
+  check_attention_params(operation, args.params);
   const AttentionState& state = args.state;
   check_argument(state.tokens == q.tokens && state.heads == q.heads && state.v_dim == v.dim, operation,
                  "expected a state of [{}, {}, {}], got [{}, {}, {}]", q.tokens, q.heads, v.dim, state.tokens,
                  state.heads, state.v_dim);
   check_argument(state.data != nullptr || q.tokens == 0, operation, "expected a state with memory, got null");
-  const std::vector<TileBox> boxes = boxes_of(operation, args.tiles, q.tokens, k.tokens);
+  const std::vector<TileBox> boxes = attention_boxes(operation, args.tiles, q.tokens, k.tokens);
   if (boxes.empty()) return;
-  const ScoreRule rule = rule_of(boxes, args.params);
+  const ScoreRule rule = attention_rule(boxes, args.params);
   const Tier& kernels = tier(stream.isa());
   const std::int64_t queries = std::min(q.tokens, kForwardQueries), group = q.heads / k.heads;
   const std::int64_t head_elements = attention_state_elements(q.tokens, 1, v.dim);
@@ -225,9 +139,9 @@ void attention_forward(Stream& stream, const AttentionForward& args) {
 void attention_backward(Stream& stream, const AttentionBackward& args) {
   check_backward(args);
   const ConstTensor &q = args.q_THD, &k = args.k_SGD;
-  const std::vector<TileBox> boxes = boxes_of("attention_backward", args.tiles, q.tokens, k.tokens);
+  const std::vector<TileBox> boxes = attention_boxes("attention_backward", args.tiles, q.tokens, k.tokens);
   if (boxes.empty()) return;
-  const ScoreRule rule = rule_of(boxes, args.params);
+  const ScoreRule rule = attention_rule(boxes, args.params);
   const Tier& kernels = tier(stream.isa());
   stream.reserve_scratch(kernels.attention_backward_scratch(q.dim, args.v_SGE.dim, q.tokens) *
                          size_of(DType::f32));
