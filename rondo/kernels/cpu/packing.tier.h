@@ -62,11 +62,13 @@ void pack_panel_along(const FactorSource& s, i64 first, i64 lines, i64 width, u3
 /// Words of `count` lines that lie side by side; 0 for the rest of `width`.
 void words_across(const FactorSource& s, i64 word, i64 first, i64 count, i64 width, u32* to) {
   const char* from = at(s.data, (word * (native_pairs(s) ? 2 : 1) * s.stride + first) * (s.is_bf16 ? 2 : 4));
+  i64 n = 0;
   if (!s.is_bf16) {
-    __builtin_memcpy(to, from, static_cast<unsigned long>(count) * 4);
+    const auto* words = reinterpret_cast<const u32*>(from);
+    for (; n + kLanes <= count; n += kLanes) store(to + n, load(words + n));
+    for (; n < count; ++n) to[n] = words[n];
   } else {
     const auto* low = reinterpret_cast<const Half*>(from);
-    i64 n = 0;
     if (!native_pairs(s)) {
       for (; n + kLanes <= count; n += kLanes) store(to + n, reinterpret_cast<uvec>(widened(low + n)));
       for (; n < count; ++n) to[n] = widened(low[n]);
@@ -80,7 +82,27 @@ void words_across(const FactorSource& s, i64 word, i64 first, i64 count, i64 wid
       for (; n < count; ++n) to[n] = low[n];
     }
   }
-  for (i64 n = count; n < width; ++n) to[n] = 0;
+  for (; n < width; ++n) to[n] = 0;
+}
+
+/// Prefetches what lies behind a row of the panels at work, for the next ones: rows are too far apart for the
+/// processor to see it coming.
+template <i64 kTerms>
+[[gnu::always_inline]] inline void bring_closer(const FactorSource& s, const char* from, i64 bytes) {
+  const i64 row = s.stride * (s.is_bf16 ? 2 : 4);
+  for (i64 term = 0; term < kTerms; ++term, from += row)
+    for (i64 n = 0; n < bytes; n += kLine) __builtin_prefetch(from + n, 0, 2);
+}
+
+/// A panel from lines that lie side by side.
+void pack_panel_across(const FactorSource& s, i64 first, i64 lines, i64 width, u32* to) {
+  const i64 words = words_of(s), size = s.is_bf16 ? 2 : 4;
+  for (i64 word = 0; word < words; ++word) {
+    const i64 term = native_pairs(s) ? 2 * word : word;
+    const char* behind = at(s.data, (term * s.stride + first + lines) * size);
+    native_pairs(s) ? bring_closer<2>(s, behind, lines * size) : bring_closer<1>(s, behind, lines * size);
+    words_across(s, word, first, lines, width, to + word * width);
+  }
 }
 
 // Panels of kRows lines that are filled together: few enough streams of stores for the first-level cache.
@@ -117,6 +139,7 @@ void pack_narrow_panels(const FactorSource& s, u32* to) {
       const char* from = at(s.data, (word * kTerms * s.stride + first * kRows) * kSize);
       u32* panel = to + (first * words + word) * kRows;
       const bool has_second = kTerms * word + 1 < s.terms, last = word + 1 == words;
+      bring_closer<kTerms>(s, from + kGroup * kRows * kSize, kGroup * kRows * kSize);
       for (i64 n = 0; n < panels; ++n, from += kRows * kSize, panel += kRows * words) {
         const Eight eight = eight_across<kIsBf16>(s, from, has_second);
         if (last)
@@ -142,8 +165,7 @@ void pack(const FactorSource& s, i64 width, i64 unit, u32* to) {
     if (!s.across)
       pack_panel_along(s, first, lines, padded, to);
     else
-      for (i64 word = 0; word < words; ++word)
-        words_across(s, word, first, lines, padded, to + word * padded);
+      pack_panel_across(s, first, lines, padded, to);
     to += padded * words;
   }
 }
