@@ -101,7 +101,8 @@ void RingArguments::add_to(CLI::App& app) {
       ->check(above(0))
       ->check(between(0.0, 1e7))
       ->group(kGroup);
-  app.add_option("--isa", isa_, "Instruction set of the kernels: portable|avx2|avx512|avx512_bf16 [the best there is]")
+  app.add_option("--isa", isa_,
+                 "Instruction set of the kernels: portable|avx2|avx512|avx512_bf16 [the best there is]")
       ->envname("RONDO_ISA")
       ->group(kGroup);
 }

@@ -12,8 +12,8 @@ namespace rondo {
 namespace {
 constexpr std::int64_t kPage = 4096, kHugePage = 2 << 20;
 
-/// MAP_FAILED, or `bytes` of zeros. Whatever has room for huge pages begins at one and asks for them: walking a
-/// cache of keys in small pages costs the attention kernels up to a tenth in address translation.
+/// MAP_FAILED, or `bytes` of zeros. Whatever has room for huge pages begins at one and asks for them: walking
+/// a cache of keys in small pages costs the attention kernels up to a tenth in address translation.
 void* map_pages(std::int64_t bytes) {
   const auto map = [](std::int64_t size) {
     return mmap(nullptr, static_cast<std::size_t>(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,

@@ -31,8 +31,9 @@ class PackedWeights {
     ConstTensor w_NK;
     kernels::WeightUse use = kernels::WeightUse::forward;
   };
-  /// Makes all of `requests` (ready has at least as many) ready for products with `tokens` tokens in all: packs them, over whatever the
-  /// call before packed, unless the tokens are few. Grows its buffer (Entry::packed_weights) at need.
+  /// Makes all of `requests` (ready has at least as many) ready for products with `tokens` tokens in all:
+  /// packs them, over whatever the call before packed, unless the tokens are few. Grows its buffer
+  /// (Entry::packed_weights) at need.
   void prepare(std::span<const Request> requests, std::int64_t tokens, std::span<ReadyWeight> ready);
 
  private:

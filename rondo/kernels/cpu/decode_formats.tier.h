@@ -9,12 +9,6 @@ namespace rondo::kernels::RONDO_TIER {
 /// Bytes that a register takes from memory, whatever they mean.
 inline constexpr i64 kRegisterBytes = kLanes * 4;
 
-/// A register of anything at any place: rows of bfloat16 may begin at odd multiples of two bytes.
-inline vec load_register(const char* p) {
-  typedef float any_memory __attribute__((vector_size(kLanes * 4), aligned(1), may_alias));
-  return *reinterpret_cast<const any_memory*>(p);
-}
-
 /// A quad is 16 bytes: four lanes of a register.
 inline constexpr int kQuads = kLanes / 4;
 

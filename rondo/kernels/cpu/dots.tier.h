@@ -18,7 +18,7 @@ struct DotLines {
     if constexpr (kWidens)
       return widened(reinterpret_cast<const Half*>(x));
     else
-      return reinterpret_cast<Vector>(load(reinterpret_cast<const float*>(x)));
+      return reinterpret_cast<Vector>(load_register(x));
   }
   /// The last terms, fewer than kTerms.
   static Vector rest(const char* x, i64 terms) {

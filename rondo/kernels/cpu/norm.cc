@@ -11,15 +11,18 @@ namespace rondo::kernels {
 
 namespace {
 
+double inverse_rms(double sum_of_squares, std::int64_t columns, float epsilon) {
+  return 1 / std::sqrt(sum_of_squares / static_cast<double>(columns) + static_cast<double>(epsilon));
+}
+
 /// 1 / sqrt(mean(x^2) + epsilon) of one row.
 double inverse_rms(const RowKernels& kernels, const void* x, DType dtype, std::int64_t columns,
                    float epsilon) {
-  RowBuffer buffer;
   double sum = 0;
-  for_row_parts(columns, [&](Range part) {
-    sum += kernels.sum_of_squares(load_part(kernels, x, dtype, part, buffer), part.size());
+  with_stored(kernels, dtype, [&](const auto& stored, auto element) {
+    sum = stored.sum_of_squares(static_cast<const decltype(element)*>(x), columns);
   });
-  return 1 / std::sqrt(sum / static_cast<double>(columns) + static_cast<double>(epsilon));
+  return inverse_rms(sum, columns, epsilon);
 }
 
 void check_norm(const char* op, const ConstTensor& x_TK, const ConstTensor& w_K, float epsilon) {
@@ -36,7 +39,27 @@ struct NormBackward {
   bool accumulate;
 };
 
-/// dx of one token; adds its share of dw to dw_K.
+/// The factors s and c of RowKernels::rms_backward for one row.
+struct BackwardFactors {
+  BackwardFactors(double s, double product, std::int64_t columns)
+      : s_c{static_cast<float>(s), static_cast<float>(s * s * s * product / static_cast<double>(columns))} {}
+  float s_c[2];
+};
+
+/// dx of one token; adds its share of dw to dw_K. For x and w of T, dy and dx in float32.
+template <class T>
+void backward_stored_row(const StoredRows<T>& stored, const NormBackward& args, std::int64_t token,
+                         float* dw_K) {
+  const std::int64_t columns = args.x.dim;
+  const T *x = row_as<T>(args.x, token), *w = row_as<T>(args.w, 0);
+  const auto* dy = row_as<float>(args.dy, token);
+  const double s = inverse_rms(stored.sum_of_squares(x, columns), columns, args.epsilon);
+  const BackwardFactors factors(s, stored.dot3(x, w, dy, columns), columns);
+  const auto add = args.accumulate ? stored.rms_backward_add : stored.rms_backward;
+  add(x, w, dy, factors.s_c, row_as<float>(args.dx, token), dw_K, columns);
+}
+
+/// The same for any storage types.
 void backward_row(const RowKernels& kernels, const NormBackward& args, std::int64_t token, float* dw_K) {
   const std::int64_t columns = args.x.dim;
   const void *x_row = row_of(args.x, token), *dy_row = row_of(args.dy, token), *w_row = args.w.data;
@@ -45,18 +68,43 @@ void backward_row(const RowKernels& kernels, const NormBackward& args, std::int6
   const double s = inverse_rms(kernels, x_row, args.x.dtype, columns, args.epsilon);
   double product = 0;
   for_row_parts(columns, [&](Range part) {
-    product += kernels.dot3(load_part(kernels, x_row, args.x.dtype, part, x),
-                            load_part(kernels, w_row, args.w.dtype, part, w),
-                            load_part(kernels, dy_row, args.dy.dtype, part, dy), part.size());
+    product += kernels.f32.dot3(load_part(kernels, x_row, args.x.dtype, part, x),
+                                load_part(kernels, w_row, args.w.dtype, part, w),
+                                load_part(kernels, dy_row, args.dy.dtype, part, dy), part.size());
   });
-  const float s_c[2] = {static_cast<float>(s),
-                        static_cast<float>(s * s * s * product / static_cast<double>(columns))};
+  const BackwardFactors factors(s, product, columns);
   for_row_parts(columns, [&](Range part) {
     float* out = target_part(dx_row, args.dx.dtype, part, args.accumulate, dx);
-    kernels.rms_backward(
-        load_part(kernels, x_row, args.x.dtype, part, x), load_part(kernels, w_row, args.w.dtype, part, w),
-        load_part(kernels, dy_row, args.dy.dtype, part, dy), s_c, out, dw_K + part.begin, part.size());
+    kernels.f32.rms_backward(load_part(kernels, x_row, args.x.dtype, part, x),
+                             load_part(kernels, w_row, args.w.dtype, part, w),
+                             load_part(kernels, dy_row, args.dy.dtype, part, dy), factors.s_c, out,
+                             dw_K + part.begin, part.size());
     store_part(kernels, out, dx_row, args.dx.dtype, part, args.accumulate);
+  });
+}
+
+void backward_rows(const RowKernels& kernels, const NormBackward& args, Range tokens, float* dw_K) {
+  const bool stored =
+      args.w.dtype == args.x.dtype && args.dy.dtype == DType::f32 && args.dx.dtype == DType::f32;
+  for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+    if (stored)
+      with_stored(kernels, args.x.dtype,
+                  [&](const auto& rows, auto) { backward_stored_row(rows, args, token, dw_K); });
+    else
+      backward_row(kernels, args, token, dw_K);
+  }
+}
+
+/// y of one token, of any storage types.
+void forward_row(const RowKernels& kernels, const ConstTensor& x_TK, const ConstTensor& w_K, float s,
+                 const Tensor& y_TK, std::int64_t token) {
+  RowBuffer x, w, y;
+  void* y_row = row_of(y_TK, token);
+  for_row_parts(x_TK.dim, [&](Range part) {
+    float* out = target_part(y_row, y_TK.dtype, part, false, y);
+    kernels.f32.rms_forward(load_part(kernels, row_of(x_TK, token), x_TK.dtype, part, x),
+                            load_part(kernels, w_K.data, w_K.dtype, part, w), s, out, part.size());
+    store_part(kernels, out, y_row, y_TK.dtype, part, false);
   });
 }
 
@@ -69,18 +117,18 @@ void rms_norm_forward(Stream& stream, const ConstTensor& x_TK, const ConstTensor
   check_matrix(op, "y_TK", y_TK, x_TK.tokens, x_TK.dim);
   check_float_or(op, "y_TK", y_TK, x_TK.dtype);
   const RowKernels& kernels = row_kernels(stream.isa());
+  const bool stored = w_K.dtype == x_TK.dtype && y_TK.dtype == x_TK.dtype;
   for_row_blocks(stream, x_TK.tokens, x_TK.dim, [&](Range tokens, int) {
-    RowBuffer x, w, y;
     for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
-      const void* x_row = row_of(x_TK, token);
-      void* y_row = row_of(y_TK, token);
-      const auto s = static_cast<float>(inverse_rms(kernels, x_row, x_TK.dtype, x_TK.dim, epsilon));
-      for_row_parts(x_TK.dim, [&](Range part) {
-        float* out = target_part(y_row, y_TK.dtype, part, false, y);
-        kernels.rms_forward(load_part(kernels, x_row, x_TK.dtype, part, x),
-                            load_part(kernels, w_K.data, w_K.dtype, part, w), s, out, part.size());
-        store_part(kernels, out, y_row, y_TK.dtype, part, false);
-      });
+      const auto s =
+          static_cast<float>(inverse_rms(kernels, row_of(x_TK, token), x_TK.dtype, x_TK.dim, epsilon));
+      if (stored)
+        with_stored(kernels, x_TK.dtype, [&](const auto& rows, auto element) {
+          using T = decltype(element);
+          rows.rms_forward(row_as<T>(x_TK, token), row_as<T>(w_K, 0), s, row_as<T>(y_TK, token), x_TK.dim);
+        });
+      else
+        forward_row(kernels, x_TK, w_K, s, y_TK, token);
     }
   });
 }
@@ -108,8 +156,7 @@ void rms_norm_backward(Stream& stream, const ConstTensor& x_TK, const ConstTenso
   stream.pool().run(blocks, [&](std::int64_t index, int) {
     float* sum = sums + index * columns;
     std::fill_n(sum, columns, 0.0f);
-    for (std::int64_t token = index * block; token < std::min(tokens, (index + 1) * block); ++token)
-      backward_row(kernels, args, token, sum);
+    backward_rows(kernels, args, {index * block, std::min(tokens, (index + 1) * block)}, sum);
   });
   auto* dw = static_cast<float*>(dw_K.data);
   for_row_blocks(stream, columns, blocks, [&](Range part, int) {

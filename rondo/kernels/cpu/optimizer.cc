@@ -45,7 +45,7 @@ double sum_of_squares(Stream& stream, std::span<const float> x) {
   stream.pool().run(parts, [&](std::int64_t index, int) {
     const std::int64_t begin = index * part;
     sums[static_cast<std::size_t>(index)] =
-        kernels.sum_of_squares(x.data() + begin, std::min(part, length - begin));
+        kernels.f32.sum_of_squares(x.data() + begin, std::min(part, length - begin));
   });
   double total = 0;
   for (double sum : sums) total += sum;

@@ -22,6 +22,31 @@ struct AdamWRow {
   float epsilon;
 };
 
+/// What works on rows as they are stored, without a pass that widens them and one that narrows.
+template <class T>
+struct StoredRows {
+  double (*sum_of_squares)(const T* x, std::int64_t n);
+
+  /// sum of x * w * dy
+  double (*dot3)(const T* x, const T* w, const float* dy, std::int64_t n);
+  /// y = x * w * s
+  void (*rms_forward)(const T* x, const T* w, float s, T* y, std::int64_t n);
+  /// dw += dy * x * s; dx = or += dy * w * s - x * c; dx may lie over dy.
+  void (*rms_backward)(const T* x, const T* w, const float* dy, const float s_c[2], float* dx, float* dw,
+                       std::int64_t n);
+  void (*rms_backward_add)(const T* x, const T* w, const float* dy, const float s_c[2], float* dx, float* dw,
+                           std::int64_t n);
+
+  /// (a, b) = (a cos - sign b sin, b cos + sign a sin)
+  void (*rotate_halves)(T* a, T* b, const float* cos_sin[2], float sign, std::int64_t n);
+  /// The same of a = x[2i], b = x[2i + 1].
+  void (*rotate_interleaved)(T* x, const float* cos_sin[2], float sign, std::int64_t n);
+
+  void (*swiglu_forward)(const T* gate, const T* up, T* y, std::int64_t n);
+  /// dgate_dup_y: the first two may lie over gate and up; y is what swiglu_forward gives, to the bit.
+  void (*swiglu_backward)(const T* gate, const T* up, const T* dy, T* const dgate_dup_y[3], std::int64_t n);
+};
+
 struct ProductKernels;
 
 struct RowKernels {
@@ -29,25 +54,9 @@ struct RowKernels {
   void (*narrow)(const float* x, bfloat16* y, std::int64_t n);
   /// y += x
   void (*add)(const float* x, float* y, std::int64_t n);
-  double (*sum_of_squares)(const float* x, std::int64_t n);
 
-  /// sum of a * b * c
-  double (*dot3)(const float* a, const float* b, const float* c, std::int64_t n);
-  /// y = x * w * s
-  void (*rms_forward)(const float* x, const float* w, float s, float* y, std::int64_t n);
-  /// dw += dy * x * s; dx = dy * w * s - x * c; dx may lie over x or dy.
-  void (*rms_backward)(const float* x, const float* w, const float* dy, const float s_c[2], float* dx,
-                       float* dw, std::int64_t n);
-
-  /// (a, b) = (a cos - sign b sin, b cos + sign a sin)
-  void (*rotate_halves)(float* a, float* b, const float* cos_sin[2], float sign, std::int64_t n);
-  /// The same of a = x[2i], b = x[2i + 1].
-  void (*rotate_interleaved)(float* x, const float* cos_sin[2], float sign, std::int64_t n);
-
-  void (*swiglu_forward)(const float* gate, const float* up, float* y, std::int64_t n);
-  /// dgate_dup_y: the first two may lie over gate and up; y is what swiglu_forward gives, to the bit.
-  void (*swiglu_backward)(const float* gate, const float* up, const float* dy, float* const dgate_dup_y[3],
-                          std::int64_t n);
+  StoredRows<float> f32;
+  StoredRows<bfloat16> bf16;
 
   float (*maximum)(const float* x, std::int64_t n);
   /// sum of exp(x - maximum)
@@ -71,6 +80,12 @@ struct RowKernels {
   /// Reads all of x; the sum of its whole 32-bit words.
   std::uint32_t (*read_sum)(const std::byte* x, std::int64_t bytes);
 };
+
+/// Calls body with the functions for rows of T and a T.
+template <class Body>
+void with_stored(const RowKernels& kernels, DType dtype, const Body& body) {
+  dtype == DType::f32 ? body(kernels.f32, float{}) : body(kernels.bf16, bfloat16{});
+}
 
 /// Those of the tier, or of the best lower tier that was built.
 const RowKernels& row_kernels(Isa isa);

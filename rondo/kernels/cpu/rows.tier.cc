@@ -73,77 +73,129 @@ void add(const float* x, float* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
 
-double sum_of_squares(const float* x, std::int64_t n) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  return sum;
+RONDO_ALWAYS_INLINE float number(float x) { return x; }
+RONDO_ALWAYS_INLINE float number(bfloat16 x) { return widen_one(x); }
+RONDO_ALWAYS_INLINE void put(float& to, float x) { to = x; }
+RONDO_ALWAYS_INLINE void put(bfloat16& to, float x) { to.bits = narrow_one(x); }
+
+// Sums run over four quarters at once: one sum alone would wait for each of its additions.
+template <class T>
+double sum_of_squares(const T* x, std::int64_t n) {
+  const std::int64_t quarter = n / 4;
+  const T *second = x + quarter, *third = second + quarter, *fourth = third + quarter;
+  const auto square = [](float value) __attribute__((always_inline)) {
+    return static_cast<double>(value) * static_cast<double>(value);
+  };
+  double a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+  for (std::int64_t i = 0; i < quarter; ++i) {
+    a += square(number(x[i])), b += square(number(second[i]));
+    c += square(number(third[i])), d += square(number(fourth[i]));
+  }
+  for (std::int64_t i = 4 * quarter; i < n; ++i) a += square(number(x[i]));
+  return (a + b) + (c + d);
 }
 
-double dot3(const float* a, const float* b, const float* c, std::int64_t n) {
+template <class T>
+double dot3(const T* x, const T* w, const float* dy, std::int64_t n) {
   double sum = 0;
   for (std::int64_t begin = 0; begin < n; begin += kFloatTerms) {
-    const std::int64_t end = end_of(begin, n);
-    float part = 0;
-#pragma omp simd reduction(+ : part)
-    for (std::int64_t i = begin; i < end; ++i) part += a[i] * b[i] * c[i];
-    sum += static_cast<double>(part);
+    const std::int64_t end = end_of(begin, n), half = begin + (end - begin) / 2, other = half - begin;
+    float a = 0, b = 0;
+#pragma omp simd reduction(+ : a, b)
+    for (std::int64_t i = begin; i < half; ++i) {
+      a += number(x[i]) * number(w[i]) * dy[i];
+      b += number(x[i + other]) * number(w[i + other]) * dy[i + other];
+    }
+    for (std::int64_t i = half + other; i < end; ++i) a += number(x[i]) * number(w[i]) * dy[i];
+    sum += static_cast<double>(a + b);
   }
   return sum;
 }
 
-void rms_forward(const float* x, const float* w, float s, float* y, std::int64_t n) {
+template <class T>
+void rms_forward(const T* x, const T* w, float s, T* y, std::int64_t n) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] * s * w[i];
+  for (std::int64_t i = 0; i < n; ++i) put(y[i], number(x[i]) * s * number(w[i]));
 }
 
-void rms_backward(const float* x, const float* w, const float* dy, const float s_c[2], float* dx, float* dw,
+template <class T>
+void rms_backward(const T* x, const T* w, const float* dy, const float s_c[2], float* dx, float* dw,
                   std::int64_t n) {
   const float s = s_c[0], c = s_c[1];
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    const float gradient = dy[i] * s, value = x[i];
+    const float gradient = dy[i] * s, value = number(x[i]);
     dw[i] += gradient * value;
-    dx[i] = gradient * w[i] - value * c;
+    dx[i] = gradient * number(w[i]) - value * c;
   }
 }
 
-void rotate_halves(float* a, float* b, const float* cos_sin[2], float sign, std::int64_t n) {
+template <class T>
+void rms_backward_add(const T* x, const T* w, const float* dy, const float s_c[2], float* dx, float* dw,
+                      std::int64_t n) {
+  const float s = s_c[0], c = s_c[1];
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float gradient = dy[i] * s, value = number(x[i]);
+    dw[i] += gradient * value;
+    dx[i] += gradient * number(w[i]) - value * c;
+  }
+}
+
+template <class T>
+void rotate_halves(T* a, T* b, const float* cos_sin[2], float sign, std::int64_t n) {
   const float *cos = cos_sin[0], *sin = cos_sin[1];
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    const float s = sign * sin[i], c = cos[i], left = a[i], right = b[i];
-    a[i] = left * c - right * s;
-    b[i] = right * c + left * s;
+    const float s = sign * sin[i], c = cos[i], left = number(a[i]), right = number(b[i]);
+    put(a[i], left * c - right * s);
+    put(b[i], right * c + left * s);
   }
 }
 
-void rotate_interleaved(float* x, const float* cos_sin[2], float sign, std::int64_t n) {
+template <class T>
+void rotate_interleaved(T* x, const float* cos_sin[2], float sign, std::int64_t n) {
   const float *cos = cos_sin[0], *sin = cos_sin[1];
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    const float s = sign * sin[i], c = cos[i], left = x[2 * i], right = x[2 * i + 1];
-    x[2 * i] = left * c - right * s;
-    x[2 * i + 1] = right * c + left * s;
+    const float s = sign * sin[i], c = cos[i], left = number(x[2 * i]), right = number(x[2 * i + 1]);
+    put(x[2 * i], left * c - right * s);
+    put(x[2 * i + 1], right * c + left * s);
   }
 }
 
-void swiglu_forward(const float* gate, const float* up, float* y, std::int64_t n) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) y[i] = gate[i] * sigmoid(gate[i]) * up[i];
-}
-
-void swiglu_backward(const float* gate, const float* up, const float* dy, float* const dgate_dup_y[3],
-                     std::int64_t n) {
-  float *dgate = dgate_dup_y[0], *dup = dgate_dup_y[1], *y = dgate_dup_y[2];
+template <class T>
+void swiglu_forward(const T* gate, const T* up, T* y, std::int64_t n) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    const float g = gate[i], u = up[i], d = dy[i], s = sigmoid(g);
-    y[i] = g * s * u;
-    dup[i] = d * g * s;
-    dgate[i] = d * u * s * (1.0f + g * (1.0f - s));
+    const float g = number(gate[i]);
+    put(y[i], g * sigmoid(g) * number(up[i]));
   }
 }
+
+template <class T>
+void swiglu_backward(const T* gate, const T* up, const T* dy, T* const dgate_dup_y[3], std::int64_t n) {
+  T *dgate = dgate_dup_y[0], *dup = dgate_dup_y[1], *y = dgate_dup_y[2];
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = number(gate[i]), u = number(up[i]), d = number(dy[i]), s = sigmoid(g);
+    put(y[i], g * s * u);
+    put(dup[i], d * g * s);
+    put(dgate[i], d * u * s * (1.0f + g * (1.0f - s)));
+  }
+}
+
+template <class T>
+constexpr StoredRows<T> kStoredRows = {.sum_of_squares = sum_of_squares<T>,
+                                       .dot3 = dot3<T>,
+                                       .rms_forward = rms_forward<T>,
+                                       .rms_backward = rms_backward<T>,
+                                       .rms_backward_add = rms_backward_add<T>,
+                                       .rotate_halves = rotate_halves<T>,
+                                       .rotate_interleaved = rotate_interleaved<T>,
+                                       .swiglu_forward = swiglu_forward<T>,
+                                       .swiglu_backward = swiglu_backward<T>};
 
 float maximum(const float* x, std::int64_t n) {
   float most = -__builtin_inff();
@@ -273,14 +325,8 @@ const RowKernels& row_kernels() {
       .widen = widen,
       .narrow = narrow,
       .add = add,
-      .sum_of_squares = sum_of_squares,
-      .dot3 = dot3,
-      .rms_forward = rms_forward,
-      .rms_backward = rms_backward,
-      .rotate_halves = rotate_halves,
-      .rotate_interleaved = rotate_interleaved,
-      .swiglu_forward = swiglu_forward,
-      .swiglu_backward = swiglu_backward,
+      .f32 = kStoredRows<float>,
+      .bf16 = kStoredRows<bfloat16>,
       .maximum = maximum,
       .sum_exp = sum_exp,
       .exp_in_place = exp_in_place,

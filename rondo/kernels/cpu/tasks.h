@@ -28,4 +28,11 @@ Pointer row_of(const BasicTensor<Pointer>& x, std::int64_t token, std::int64_t h
   return x.slice({token, token + 1}).slice_heads({head, head + 1}).data;
 }
 
+/// The row of one token of a matrix whose elements are T.
+template <class T, class Pointer>
+auto row_as(const BasicTensor<Pointer>& x, std::int64_t token) {
+  return static_cast<std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const T, T>*>(
+      row_of(x, token));
+}
+
 }  // namespace rondo::kernels

@@ -1,8 +1,7 @@
 #pragma once
 // Vectors of the tier that is being compiled (RONDO_TIER): as many float32 lanes as its registers hold.
-// Included only by
-// *.tier.cc files. Everything here lives in the tier's own namespace and nothing from the standard library is
-// instantiated, so that no function compiled for one tier can be linked into another.
+// Included only by *.tier.cc files. Everything here lives in the tier's own namespace and nothing from the
+// standard library is instantiated, so that no function compiled for one tier can be linked into another.
 
 #include <cstdint>
 
@@ -44,6 +43,11 @@ inline void store(float* p, vec x) { *reinterpret_cast<vec_memory*>(p) = x; }
 inline ivec load(const i32* p) { return *reinterpret_cast<const ivec_memory*>(p); }
 inline uvec load(const u32* p) { return reinterpret_cast<uvec>(load(reinterpret_cast<const i32*>(p))); }
 inline void store(u32* p, uvec x) { *reinterpret_cast<ivec_memory*>(p) = reinterpret_cast<ivec>(x); }
+/// A register of anything at any place: rows of bfloat16 may begin at odd multiples of two bytes.
+inline vec load_register(const char* p) {
+  typedef float any_memory __attribute__((vector_size(kLanes * 4), aligned(1), may_alias));
+  return *reinterpret_cast<const any_memory*>(p);
+}
 inline vec splat(float x) { return x - vec{}; }
 inline ivec splat(i32 x) { return x - ivec{}; }
 inline uvec splat(u32 x) { return x - uvec{}; }
