@@ -54,14 +54,17 @@ template <class Element, int kHigh, int kWide, bool kPanels>
     });
     a += a_word, b += kWide * kLanes;
   };
-  if (p.from != nullptr) {
-    for (i64 r = 0; r < kHigh; ++r)
-      for (i64 n = 0; n < kWide; ++n)
-        __builtin_prefetch(p.from + (row + r) * p.from_stride + column + n * kLanes);
-  }
+  // Where sums go comes closer a row at a time: processors drop prefetches that come in bursts.
+  const i64 size = p.to_bf16 ? 2 : 4;
+  const char* ahead = at(p.to, (row * p.to_stride + column) * size);
+  i64 rows_ahead = kHigh;
   i64 k = 0;
   for (; k + 4 <= words; k += 4, next += kLine) {
     __builtin_prefetch(next, 0, 2);
+    if (rows_ahead > 0) {
+      for (i64 n = 0; n < kWide; ++n) __builtin_prefetch(ahead + n * kLanes * size);
+      --rows_ahead, ahead += p.to_stride * size;
+    }
 #pragma GCC unroll 2
     for (int n = 0; n < 4; ++n) step();
   }
