@@ -11,6 +11,8 @@ namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr i64 kLargestHead = 256;
+constexpr i64 kMostTokens = 8;  ///< of a block
+constexpr i64 kAhead = 8192;    ///< bytes between what is read and what is asked for
 
 inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
@@ -41,9 +43,10 @@ Rows rows_of(const HeadView& x, i64 head_stride, i64 heads, i64 first_token) {
 
 /// The block of `count` keys at `key`, where it can be read as whole registers: in place, or copied, with
 /// zeros for the keys that are missing.
+template <i64 kTokens>
 Block block_of(const Rows& x, i64 head, i64 key, i64 count, char* stage) {
   const char* data = x.data + key * x.token_bytes + head * x.head_bytes;
-  if (!x.staged && count == kBlock) return {data, x.token_bytes, x.units};
+  if (!x.staged && count == kTokens) return {data, x.token_bytes, x.units};
   const i64 stride = x.units * kRegisterBytes;
   for (i64 n = 0; n < count; ++n, data += x.token_bytes) {
     char* to = stage + n * stride;
@@ -55,30 +58,23 @@ Block block_of(const Rows& x, i64 head, i64 key, i64 count, char* stage) {
       __builtin_memcpy(to, data, static_cast<unsigned long>(x.row_bytes));
     }
   }
-  __builtin_memset(stage + count * stride, 0, static_cast<unsigned long>((kBlock - count) * stride));
+  __builtin_memset(stage + count * stride, 0, static_cast<unsigned long>((kTokens - count) * stride));
   return {stage, stride, x.units};
 }
 
-/// A block in a pass over keys or values, and where the pass goes on after it.
-struct Step {
-  const char *here, *next;
-  i64 head;
-};
+/// How a pass over keys or values asks for what lies further on: each head for its share of a block, in the
+/// order of memory. Tokens whose heads do not fill most of their memory are left to the processor.
+struct Pace {
+  i64 later, share, step;
 
-/// One head's share of asking for the next block, while this one is read in `passes` passes. Tokens whose
-/// heads do not fill most of their memory are left to the processor.
-InOrder in_order(const Rows& x, const Step& step, i64 passes) {
-  const i64 bytes = kBlock * x.token_bytes / x.heads;
-  const bool dense = x.token_bytes <= 2 * x.heads * x.row_bytes;
-  return {step.next + step.head * bytes, dense ? bytes / (kBlock * x.units * passes) : 0};
-}
-/// About 4 KiB ahead: the same keys of a later head, or of an early head of a later block.
-AtDistance at_distance(const Rows& x, const Step& step) {
-  const i64 later = step.head + most(1, 4096 / (kBlock * x.row_bytes));
-  const i64 heads = (later % x.heads - step.head) * x.head_bytes, blocks = later / x.heads;
-  if (blocks == 0) return {heads};
-  return {step.next - step.here + (blocks - 1) * kBlock * x.token_bytes + heads};
-}
+  /// `tokens` of a block; `passes`: how often each of its lines is read.
+  Pace(const Rows& x, i64 tokens, i64 passes) {
+    const bool dense = x.token_bytes <= 2 * x.heads * x.row_bytes;
+    later = (tokens - 1) * x.token_bytes + kAhead, share = tokens * x.token_bytes / x.heads;
+    step = dense ? share / (tokens * x.units * passes) : 0;
+  }
+  InOrder from(const char* here, i64 head) const { return {here + later + head * share, step}; }
+};
 
 /// Memory of a task.
 struct Decode {
@@ -88,50 +84,95 @@ struct Decode {
   float* out;      // [row][kRowStride], in the order of the values' format
   float* scores;   // [row][kScoreStride]
   float *maxima, *sums;
-  char* stage;    // a block, whole registers
-  float* turned;  // kLanes keys
+  char* stage;  // a block, whole registers
   i64 rows() const { return task.kv_heads * group_rows; }
 };
 
-/// Calls body(block, its first key in the piece, step) for all heads of the blocks of a piece.
-template <class Body>
-void for_blocks(const Decode& d, const Rows& x, i64 begin, i64 keys, const char* after, const Body& body) {
-  for (i64 at = 0; at < keys; at += kBlock) {
-    const char* here = x.data + (begin + at) * x.token_bytes;
-    const char* next = at + kBlock < keys ? here + kBlock * x.token_bytes : after;
-    for (i64 head = 0; head < x.heads; ++head)
-      body(block_of(x, head, begin + at, least(kBlock, keys - at), d.stage), at, Step{here, next, head});
+/// A piece of keys or values, worked on in blocks of kTokens.
+template <int kTokens>
+struct Piece {
+  Decode d;  // copies: behind references they would be read again after every store
+  Rows x;
+  i64 begin, keys;
+  Pace pace;
+
+  const char* here(i64 at) const { return x.data + (begin + at) * x.token_bytes; }
+  i64 count(i64 at) const { return least(kTokens, keys - at); }
+  Block block(i64 head, i64 at) const { return block_of<kTokens>(x, head, begin + at, count(at), d.stage); }
+  InOrder ahead(i64 head, i64 at) const { return pace.from(here(at), head); }
+};
+
+template <class Format, int kTokens>
+void score_head(const Piece<kTokens>& piece, i64 head, i64 at) {
+  const i64 rows = piece.d.group_rows, first = head * rows;
+  const Block keys = piece.block(head, at);
+  InOrder ahead = piece.ahead(head, at);
+  for_row_tiles<kScoreRows<kTokens>>(rows, [&](i64 row, auto count) {
+    score_rows<Format, kTokens, count.value, 1>(piece.d.q + (first + row) * kRowStride, keys, 0,
+                                                piece.d.scores + (first + row) * kScoreStride + at, ahead);
+  });
+}
+
+/// Scores where kRows rows read each head: of as many heads at once as fill a vector.
+template <class Format, int kTokens, int kRows>
+void score_heads(const Piece<kTokens>& piece) {
+  constexpr int kHeads = kScoreRows<kTokens> / kRows;
+  const Rows& x = piece.x;
+  const i64 together = x.staged ? 0 : x.heads / kHeads * kHeads;
+  for (i64 at = 0; at < piece.keys; at += kTokens) {
+    i64 head = 0;
+    for (; head < together && piece.count(at) == kTokens; head += kHeads) {
+      InOrder ahead = piece.ahead(head, at);
+      const i64 row = head * kRows;
+      score_rows<Format, kTokens, kRows, kHeads>(piece.d.q + row * kRowStride, piece.block(head, at),
+                                                 x.head_bytes, piece.d.scores + row * kScoreStride + at,
+                                                 ahead);
+    }
+    for (; head < x.heads; ++head) score_head<Format>(piece, head, at);
   }
 }
 
-template <class Format>
-void keys_of_piece(const Decode& d, const Rows& k, i64 begin, i64 keys, const char* after) {
-  const i64 passes = row_tiles<kScoreRows>(d.group_rows);
-  for_blocks(d, k, begin, keys, after, [&](const Block& block, i64 at, const Step& step) {
-    const i64 row = step.head * d.group_rows;
-    const float* q = d.q + row * kRowStride;
-    float* scores = d.scores + row * kScoreStride + at;
-    if (d.group_rows < kTurnedRows) {
-      score_single<Format>(q, d.group_rows, block, scores, at_distance(k, step));
-    } else {
-      score_turned<Format>(q, d.group_rows, block, d.turned, scores, in_order(k, step, passes));
-    }
-  });
+template <class Format, int kTokens>
+void keys_of_piece(const Decode& d, const Rows& k, i64 begin, i64 keys) {
+  const i64 rows = d.group_rows;
+  const Piece<kTokens> piece{d, k, begin, keys, Pace(k, kTokens, row_tiles<kScoreRows<kTokens>>(rows))};
+  if (rows == 1) return score_heads<Format, kTokens, 1>(piece);
+  if constexpr (kScoreRows<kTokens> >= 4) {
+    if (rows == 2) return score_heads<Format, kTokens, 2>(piece);
+  }
+  if constexpr (kScoreRows<kTokens> >= 8) {
+    if (rows == 4) return score_heads<Format, kTokens, 4>(piece);
+  }
+  for (i64 at = 0; at < keys; at += kTokens)
+    for (i64 head = 0; head < k.heads; ++head) score_head<Format>(piece, head, at);
 }
 
-template <class Format>
-void values_of_piece(const Decode& d, const Rows& v, i64 begin, i64 keys, const char* after) {
-  const i64 passes = row_tiles<kValueRows>(d.group_rows);
-  for_blocks(d, v, begin, keys, after, [&](const Block& block, i64 at, const Step& step) {
-    const i64 row = step.head * d.group_rows;
-    const float* p = d.scores + row * kScoreStride + at / Format::kKeys;
-    float* out = d.out + row * kRowStride;
-    if (d.group_rows < kTurnedRows) {
-      value_block<Format>(p, d.group_rows, block, out, at_distance(v, step));
-    } else {
-      value_block<Format>(p, d.group_rows, block, out, in_order(v, step, passes));
+template <class Format, int kTokens>
+void values_of_piece(const Decode& d, const Rows& v, i64 begin, i64 keys) {
+  const Piece<kTokens> piece{d, v, begin, keys, Pace(v, kTokens, row_tiles<kValueRows>(d.group_rows))};
+  for (i64 at = 0; at < keys; at += kTokens)
+    for (i64 head = 0; head < v.heads; ++head) {
+      const i64 row = head * d.group_rows;
+      value_block<Format, kTokens>(d.scores + row * kScoreStride + at / Format::kKeys, d.group_rows,
+                                   piece.block(head, at), d.out + row * kRowStride, piece.ahead(head, at));
     }
-  });
+}
+
+// Blocks of few tokens are read nearly in the order of memory, those of more save loads and stores of sums.
+// Measured: pages of 4 KiB that are read side by side slow memory down.
+
+template <class Format>
+void any_keys_of_piece(const Decode& d, const Rows& k, i64 begin, i64 keys) {
+  k.token_bytes > (3 << 10) ? keys_of_piece<Format, 1>(d, k, begin, keys)
+                            : keys_of_piece<Format, 2>(d, k, begin, keys);
+}
+template <class Format>
+void any_values_of_piece(const Decode& d, const Rows& v, i64 begin, i64 keys) {
+  constexpr int kKeys = Format::kKeys;
+  if (v.token_bytes <= kKeys * (1 << 9)) return values_of_piece<Format, 8>(d, v, begin, keys);
+  if (v.token_bytes <= kKeys * (2 << 10)) return values_of_piece<Format, 4>(d, v, begin, keys);
+  v.token_bytes <= (8 << 10) ? values_of_piece<Format, 2>(d, v, begin, keys)
+                             : values_of_piece<Format, kKeys>(d, v, begin, keys);
 }
 
 /// Stores probabilities as the values' format reads them and returns them as stored.
@@ -197,7 +238,7 @@ void softmax_piece(Decode& d, const Rows& v, i64 begin, i64 keys) {
     const i64 i = d.task.q_begin + row % d.group_rows / d.task.group - box.q_begin;
     const Seen seen{most(0, least(keys, i + box.lo - begin)), most(0, least(keys, i + box.hi + 1 - begin))};
     const float factor = softmax_row<Format>(*d.task.rule, d.scores + row * kScoreStride,
-                                             round_up(keys, kBlock), seen, d.maxima[row], d.sums[row]);
+                                             round_up(keys, kLanes), seen, d.maxima[row], d.sums[row]);
     float* out = d.out + row * kRowStride;
     for (i64 n = 0; n < v.units * Format::kVectors; ++n)
       store(out + n * kLanes, load(out + n * kLanes) * factor);
@@ -218,8 +259,7 @@ void pack_queries(Decode& d, const Rows& k) {
   const HeadView& q = d.task.q;
   const i64 size = q.is_bf16 ? 2 : 4, padded = round_up(q.dim, kLanes);
   i64 order[kLargestHead + kLanes];
-  for (i64 e = 0; e < padded; ++e)
-    order[e] = d.group_rows < kTurnedRows ? Format::place(e) : Format::place_in_quads(e);
+  for (i64 e = 0; e < padded; ++e) order[e] = Format::place(e);
   for (i64 row = 0; row < d.rows(); ++row) {
     const RowPlace place = place_of(d, row);
     const i64 at = (d.task.q_begin + place.query) * q.token_stride + place.head * d.task.q_head_stride;
@@ -264,9 +304,9 @@ void run(Decode& d, const Rows& k, const Rows& v) {
   }
   for (i64 begin = task.k_begin; begin < task.k_end; begin += task.piece) {
     const i64 keys = least(task.piece, task.k_end - begin);
-    keys_of_piece<KeyFormat>(d, k, begin, keys, v.data + begin * v.token_bytes);
+    any_keys_of_piece<KeyFormat>(d, k, begin, keys);
     softmax_piece<ValueFormat>(d, v, begin, keys);
-    values_of_piece<ValueFormat>(d, v, begin, keys, k.data + (begin + keys) * k.token_bytes);
+    any_values_of_piece<ValueFormat>(d, v, begin, keys);
   }
   write_partial<ValueFormat>(d, v);
 }
@@ -283,7 +323,7 @@ void run_format(Decode& d, const Rows& k, const Rows& v) {
 
 /// Where a task's memory lies within its scratch, in float32.
 struct Layout {
-  i64 q, out, scores, maxima, sums, stage, turned, end;
+  i64 q, out, scores, maxima, sums, stage, end;
 };
 Layout layout_of(i64 rows, i64 qk_dim, i64 v_dim) {
   i64 next = 0;
@@ -297,8 +337,7 @@ Layout layout_of(i64 rows, i64 qk_dim, i64 v_dim) {
           .scores = take(rows * kScoreStride),
           .maxima = take(rows),
           .sums = take(rows),
-          .stage = take(kBlock * round_up(most(qk_dim, v_dim), kLanes)),
-          .turned = take(kLanes * round_up(qk_dim, kLanes)),
+          .stage = take(kMostTokens * round_up(most(qk_dim, v_dim), kLanes)),
           .end = next};
 }
 
@@ -318,8 +357,7 @@ void attention_decode(const DecodeTask& task) {
            .scores = task.scratch + l.scores,
            .maxima = task.scratch + l.maxima,
            .sums = task.scratch + l.sums,
-           .stage = reinterpret_cast<char*>(task.scratch + l.stage),
-           .turned = task.scratch + l.turned};
+           .stage = reinterpret_cast<char*>(task.scratch + l.stage)};
   const Rows k = rows_of(task.k, task.k_head_stride, task.kv_heads, task.box->k_begin);
   const Rows v = rows_of(task.v, task.v_head_stride, task.kv_heads, task.box->k_begin);
 #if defined(__AVX512BF16__)

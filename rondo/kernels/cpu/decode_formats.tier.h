@@ -9,20 +9,6 @@ namespace rondo::kernels::RONDO_TIER {
 /// Bytes that a register takes from memory, whatever they mean.
 inline constexpr i64 kRegisterBytes = kLanes * 4;
 
-/// A quad is 16 bytes: four lanes of a register.
-inline constexpr int kQuads = kLanes / 4;
-
-/// One quad, in every quad of a register.
-inline vec splat_quad(const float* p) {
-#if defined(__AVX512F__)
-  return _mm512_maskz_broadcast_f32x4(kAll, _mm_loadu_ps(p));
-#elif defined(__AVX2__)
-  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
-#else
-  return load(p);
-#endif
-}
-
 /// Rows of float32. A unit is what one register reads.
 struct FloatRows {
   using Unit = vec;
@@ -34,12 +20,10 @@ struct FloatRows {
 
   static Unit load_unit(const char* p) { return load_register(p); }
   static vec dot(vec sum, const float* q, Unit k) { return sum + load(q) * k; }
-  static vec dot_quads(vec sum, const float* q, Unit k) { return sum + splat_quad(q) * k; }
   static Values load_values(const char* p, i64) { return load_unit(p); }
   static vec add(vec sum, const float* p, Values v, int) { return sum + splat(*p) * v; }
-  /// Where element e of a query or a sum lies within its row; and of a query that meets keys quad by quad.
+  /// Where element e of a query or a sum lies within its row.
   static i64 place(i64 e) { return e; }
-  static i64 place_in_quads(i64 e) { return e; }
 };
 
 /// Rows of bfloat16, widened in registers: the even elements of a unit, then its odd ones. Queries and sums
@@ -60,9 +44,6 @@ struct HalfRows {
   static vec dot(vec sum, const float* q, Unit k) {
     return sum + load(q) * even(k) + load(q + kLanes) * odd(k);
   }
-  static vec dot_quads(vec sum, const float* q, Unit k) {
-    return sum + splat_quad(q) * even(k) + splat_quad(q + 4) * odd(k);
-  }
   static Values load_values(const char* p, i64) {
     const Unit x = load_unit(p);
     return {{even(x), odd(x)}};
@@ -74,7 +55,6 @@ struct HalfRows {
     const i64 within = e % (2 * kLanes);
     return e - within + within % 2 * kLanes + within / 2;
   }
-  static i64 place_in_quads(i64 e) { return e - e % 8 + e % 2 * 4 + e % 8 / 2; }
 };
 
 #if defined(__AVX512BF16__)
@@ -94,9 +74,6 @@ struct PairRows {
   static vec dot(vec sum, const float* q, Unit k) {
     return _mm512_dpbf16_ps(sum, (__m512bh)load(q), (__m512bh)k);
   }
-  static vec dot_quads(vec sum, const float* q, Unit k) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)splat_quad(q), (__m512bh)k);
-  }
   static Values load_values(const char* p, i64 stride) {
     const auto a = (__m512i)load_unit(p), b = (__m512i)load_unit(p + stride);
     return {{_mm512_maskz_unpacklo_epi16(~0u, a, b), _mm512_maskz_unpackhi_epi16(~0u, a, b)}};
@@ -109,7 +86,6 @@ struct PairRows {
     const i64 within = e % (2 * kLanes);
     return e - within + within % 8 / 4 * kLanes + within / 8 * 4 + within % 4;
   }
-  static i64 place_in_quads(i64 e) { return e; }
 };
 #endif
 
@@ -134,47 +110,20 @@ inline vec halves_of(vec a, vec b, LaneList<kLane...>) {
   return __builtin_shufflevector(a, b, half_lane<kHalf, kUpper>(kLane)...);
 }
 
-/// Lane n of the result is the sum over the lanes of x[n] for kHalf = kLanes / 2; for kHalf = 2, lane n of
-/// each quad is the sum over that quad of x[n].
+/// Lane n of the result is the sum over the lanes of x[n], for kHalf = kLanes / 2.
 template <int kHalf>
-inline vec sums_of(const vec (&x)[2 * kHalf]) {
+[[gnu::always_inline]] inline vec sums_of(const vec (&x)[2 * kHalf]) {
   using Lanes = typename LanesUpTo<kLanes>::List;
   vec y[kHalf];
-  for (int n = 0; n < kHalf; ++n)
+  unrolled<kHalf>([&](auto n) RONDO_UNROLLED {
     y[n] =
         halves_of<kHalf, 0>(x[n], x[n + kHalf], Lanes{}) + halves_of<kHalf, 1>(x[n], x[n + kHalf], Lanes{});
+  });
   if constexpr (kHalf == 1) {
     return y[0];
   } else {
     return sums_of<kHalf / 2>(y);
   }
-}
-
-/// Which lane a register takes of two others, whose quads are numbered through: quads a ... d, four or fewer.
-constexpr int quad_lane(int lane, int a, int b, int c, int d) {
-  const int quad = lane / 4 == 0 ? a : lane / 4 == 1 ? b : lane / 4 == 2 ? c : d;
-  return quad * 4 + lane % 4;
-}
-template <int a, int b, int c, int d, int... kLane>
-inline vec quads_of(vec x, vec y, LaneList<kLane...>) {
-  return __builtin_shufflevector(x, y, quad_lane(kLane, a, b, c, d)...);
-}
-
-/// Turns a square of quads: quad i of x[n] becomes quad n of x[i].
-inline void turn_quads([[maybe_unused]] vec (&x)[kQuads]) {
-  [[maybe_unused]] constexpr typename LanesUpTo<kLanes>::List lanes{};
-#if defined(__AVX512F__)
-  const vec a = quads_of<0, 1, 4, 5>(x[0], x[1], lanes), b = quads_of<0, 1, 4, 5>(x[2], x[3], lanes);
-  const vec c = quads_of<2, 3, 6, 7>(x[0], x[1], lanes), d = quads_of<2, 3, 6, 7>(x[2], x[3], lanes);
-  x[0] = quads_of<0, 2, 4, 6>(a, b, lanes);
-  x[1] = quads_of<1, 3, 5, 7>(a, b, lanes);
-  x[2] = quads_of<0, 2, 4, 6>(c, d, lanes);
-  x[3] = quads_of<1, 3, 5, 7>(c, d, lanes);
-#elif defined(__AVX2__)
-  const vec a = quads_of<0, 2, 0, 0>(x[0], x[1], lanes);
-  x[1] = quads_of<1, 3, 0, 0>(x[0], x[1], lanes);
-  x[0] = a;
-#endif
 }
 
 /// x and its halves of 2 * kHalf lanes changed places.
