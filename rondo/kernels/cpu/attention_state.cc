@@ -8,6 +8,8 @@
 #include <limits>
 
 #include "rondo/core/error.h"
+#include "rondo/kernels/cpu/rows.h"
+#include "rondo/kernels/cpu/tasks.h"
 #include "rondo/kernels/cpu/tier_types.h"
 #include "rondo/kernels/kernels.h"
 
@@ -55,21 +57,19 @@ void merge_tile(float* into, const float* from, std::int64_t v_dim) {
 }
 
 /// Output rows and lse of the first `count` lanes of a tile.
-template <class T>
-void finish_tile(const float* tile, std::int64_t count, const Tensor& rows, float* lse) {
+void finish_tile(const RowKernels& kernels, const float* tile, std::int64_t count, const Tensor& rows,
+                 float* lse) {
   const std::int64_t v_dim = rows.dim;
   const float *maxima = tile + v_dim * kTile, *sums = maxima + kTile;
+  RowBuffer buffer;
   for (std::int64_t i = 0; i < count; ++i) {
-    T* row = static_cast<T*>(rows.data) + i * rows.token_stride;
+    void* row = row_of(rows, i);
     const float inverse = sums[i] == 0 ? 0.0f : 1.0f / sums[i];
-    for (std::int64_t e = 0; e < v_dim; ++e) {
-      const float value = tile[e * kTile + i] * inverse;
-      if constexpr (dtype_of<T> == DType::bf16) {
-        row[e] = to_bfloat16(value);
-      } else {
-        row[e] = value;
-      }
-    }
+    for_row_parts(v_dim, [&](Range part) {
+      float* to = target_part(row, rows.dtype, part, false, buffer);
+      for (std::int64_t e = 0; e < part.size(); ++e) to[e] = tile[(part.begin + e) * kTile + i] * inverse;
+      store_part(kernels, to, row, rows.dtype, part, false);
+    });
     if (lse == nullptr) continue;
     const double top = maxima[i], sum = sums[i];
     lse[i] = sum == 0 ? -kInfinity : static_cast<float>(top * kLn2 + std::log(sum));
@@ -120,17 +120,14 @@ void attention_state_finish(Stream& stream, const AttentionState& state, const T
   check_argument(out_THE.tokens == state.tokens && out_THE.heads == state.heads && out_THE.dim == state.v_dim,
                  "attention_state_finish", "expected an output of [{}, {}, {}], got [{}, {}, {}]",
                  state.tokens, state.heads, state.v_dim, out_THE.tokens, out_THE.heads, out_THE.dim);
+  const RowKernels& kernels = row_kernels(stream.isa());
   const std::int64_t tiles = tiles_of(state.tokens);
   for_each_tile(stream, state, [&](const float* tile, std::int64_t index) {
     const std::int64_t head = index / tiles, begin = index % tiles * kTile;
     const std::int64_t end = std::min(begin + kTile, state.tokens);
     const Tensor rows = out_THE.slice_heads({head, head + 1}).slice({begin, end});
     float* lse = lse_HT == nullptr ? nullptr : lse_HT + head * state.tokens + begin;
-    if (out_THE.dtype == DType::bf16) {
-      finish_tile<bfloat16>(tile, end - begin, rows, lse);
-    } else {
-      finish_tile<float>(tile, end - begin, rows, lse);
-    }
+    finish_tile(kernels, tile, end - begin, rows, lse);
   });
 }
 
