@@ -80,7 +80,18 @@ TEST_P(AttentionDecodeOf, Lengths) {
     for (const std::int64_t T : {1, 3}) expect_right({.T = T, .S = S, .D = 32, .E = 9});
 }
 
-// Rows are taken four, two and one at a time; more than eight queries of a tile take more than one pass.
+// Tokens of 0.2 to 16 KiB: short ones are taken eight at a time, long ones one by one; heads with one, two
+// and four rows are taken together, as many as fill a vector, and the rest one by one.
+TEST_P(AttentionDecodeOf, ManyHeads) {
+  for (const auto& [H, G] :
+       {std::pair{32, 32}, {19, 19}, {18, 9}, {10, 5}, {12, 3}, {40, 10}, {24, 8}, {16, 2}, {11, 1}})
+    for (const std::int64_t D : {32, 64, 128})
+      expect_right({.T = 1, .S = 37, .H = H, .G = G, .D = D, .E = D});
+  expect_right({.T = 1, .S = 1100, .H = 32, .G = 32, .D = 64, .E = 64});
+}
+
+// Rows are taken eight, four, two and one at a time; more than eight queries of a tile take more than one
+// pass.
 TEST_P(AttentionDecodeOf, Rows) {
   for (const std::int64_t T : {1, 2, 4, 5, 7, 8, 9, 20})
     for (const auto& [H, G] : {std::pair{1, 1}, {3, 1}, {4, 2}})

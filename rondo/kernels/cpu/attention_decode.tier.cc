@@ -108,8 +108,8 @@ void score_head(const Piece<kTokens>& piece, i64 head, i64 at) {
   const Block keys = piece.block(head, at);
   InOrder ahead = piece.ahead(head, at);
   for_row_tiles<kScoreRows<kTokens>>(rows, [&](i64 row, auto count) {
-    score_rows<Format, kTokens, count.value, 1>(piece.d.q + (first + row) * kRowStride, keys, 0,
-                                                piece.d.scores + (first + row) * kScoreStride + at, ahead);
+    score_rows<Format, kTokens, count, 1>(piece.d.q + (first + row) * kRowStride, keys, 0,
+                                          piece.d.scores + (first + row) * kScoreStride + at, ahead);
   });
 }
 

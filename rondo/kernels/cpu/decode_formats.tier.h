@@ -89,15 +89,6 @@ struct PairRows {
 };
 #endif
 
-template <int... kLane>
-struct LaneList {};
-template <int kCount, int... kLane>
-struct LanesUpTo : LanesUpTo<kCount - 1, kCount - 1, kLane...> {};
-template <int... kLane>
-struct LanesUpTo<0, kLane...> {
-  using List = LaneList<kLane...>;
-};
-
 /// Where a lane of the result comes from: even blocks of kHalf lanes from a, odd ones from b, each the lower
 /// or upper half of the source's next 2 * kHalf lanes.
 template <int kHalf, int kUpper>
@@ -106,14 +97,14 @@ constexpr int half_lane(int lane) {
   return block % 2 * kLanes + block / 2 * 2 * kHalf + kUpper * kHalf + lane % kHalf;
 }
 template <int kHalf, int kUpper, int... kLane>
-inline vec halves_of(vec a, vec b, LaneList<kLane...>) {
+inline vec halves_of(vec a, vec b, Indices<kLane...>) {
   return __builtin_shufflevector(a, b, half_lane<kHalf, kUpper>(kLane)...);
 }
 
 /// Lane n of the result is the sum over the lanes of x[n], for kHalf = kLanes / 2.
 template <int kHalf>
 [[gnu::always_inline]] inline vec sums_of(const vec (&x)[2 * kHalf]) {
-  using Lanes = typename LanesUpTo<kLanes>::List;
+  using Lanes = typename CountTo<kLanes>::type;
   vec y[kHalf];
   unrolled<kHalf>([&](auto n) RONDO_UNROLLED {
     y[n] =
@@ -128,14 +119,14 @@ template <int kHalf>
 
 /// x and its halves of 2 * kHalf lanes changed places.
 template <int kHalf, int... kLane>
-inline vec swapped(vec x, LaneList<kLane...>) {
+inline vec swapped(vec x, Indices<kLane...>) {
   return __builtin_shufflevector(x, x, (kLane ^ kHalf)...);
 }
 
 /// In every lane, the largest of all lanes; b of max(a, b) wherever one is NaN.
 template <int kHalf = kLanes / 2>
 inline vec largest_lane(vec x) {
-  const vec y = max(x, swapped<kHalf>(x, typename LanesUpTo<kLanes>::List{}));
+  const vec y = max(x, swapped<kHalf>(x, typename CountTo<kLanes>::type{}));
   if constexpr (kHalf == 1) {
     return y;
   } else {
@@ -145,7 +136,7 @@ inline vec largest_lane(vec x) {
 /// In every lane, the sum of all lanes.
 template <int kHalf = kLanes / 2>
 inline vec sum_of_lanes(vec x) {
-  const vec y = x + swapped<kHalf>(x, typename LanesUpTo<kLanes>::List{});
+  const vec y = x + swapped<kHalf>(x, typename CountTo<kLanes>::type{});
   if constexpr (kHalf == 1) {
     return y;
   } else {

@@ -16,17 +16,11 @@ template <int kTokens>
 inline constexpr int kScoreRows = kLanes / kTokens;
 inline constexpr int kValueRows = kRegisters / 4;
 
-/// A number that is known when compiling.
-template <int kCount>
-struct Count {
-  static constexpr int value = kCount;
-};
-
-/// Calls take(row, Count) for tiles of kMost rows and, for those left, of fewer.
+/// Calls take(row, Constant) for tiles of kMost rows and, for those left, of fewer.
 template <int kMost, class Take>
 inline void for_row_tiles(i64 rows, const Take& take) {
   i64 row = 0;
-  for (; row + kMost <= rows; row += kMost) take(row, Count<kMost>{});
+  for (; row + kMost <= rows; row += kMost) take(row, Constant<kMost>{});
   if constexpr (kMost > 1) {
     for_row_tiles<kMost / 2>(rows - row, [&](i64 more, auto count) { take(row + more, count); });
   }
@@ -129,7 +123,7 @@ template <class Format, int kTokens, int kRows, int kUnits>
 template <class Format, int kTokens>
 void value_block(const float* p, i64 rows, const Block& values, float* out, InOrder ahead) {
   for_row_tiles<kValueRows>(rows, [&](i64 row, auto count) {
-    constexpr int kRows = count.value, kMost = kRegisters / 2 / (kRows * Format::kVectors);
+    constexpr int kRows = count, kMost = kRegisters / 2 / (kRows * Format::kVectors);
     constexpr int kUnits = kMost > 4 ? 4 : kMost;
     const float* from = p + row * kScoreStride;
     float* to = out + row * kRowStride;

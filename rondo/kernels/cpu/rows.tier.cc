@@ -119,7 +119,7 @@ void rms_forward(const T* x, const T* w, float s, T* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) put(y[i], number(x[i]) * s * number(w[i]));
 }
 
-template <class T>
+template <class T, bool kAdd>
 void rms_backward(const T* x, const T* w, const float* dy, const float s_c[2], float* dx, float* dw,
                   std::int64_t n) {
   const float s = s_c[0], c = s_c[1];
@@ -127,19 +127,8 @@ void rms_backward(const T* x, const T* w, const float* dy, const float s_c[2], f
   for (std::int64_t i = 0; i < n; ++i) {
     const float gradient = dy[i] * s, value = number(x[i]);
     dw[i] += gradient * value;
-    dx[i] = gradient * number(w[i]) - value * c;
-  }
-}
-
-template <class T>
-void rms_backward_add(const T* x, const T* w, const float* dy, const float s_c[2], float* dx, float* dw,
-                      std::int64_t n) {
-  const float s = s_c[0], c = s_c[1];
-#pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float gradient = dy[i] * s, value = number(x[i]);
-    dw[i] += gradient * value;
-    dx[i] += gradient * number(w[i]) - value * c;
+    const float result = gradient * number(w[i]) - value * c;
+    dx[i] = kAdd ? dx[i] + result : result;
   }
 }
 
@@ -190,8 +179,8 @@ template <class T>
 constexpr StoredRows<T> kStoredRows = {.sum_of_squares = sum_of_squares<T>,
                                        .dot3 = dot3<T>,
                                        .rms_forward = rms_forward<T>,
-                                       .rms_backward = rms_backward<T>,
-                                       .rms_backward_add = rms_backward_add<T>,
+                                       .rms_backward = rms_backward<T, false>,
+                                       .rms_backward_add = rms_backward<T, true>,
                                        .rotate_halves = rotate_halves<T>,
                                        .rotate_interleaved = rotate_interleaved<T>,
                                        .swiglu_forward = swiglu_forward<T>,
