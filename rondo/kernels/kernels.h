@@ -135,10 +135,10 @@ void linear_backward_weight(Stream& stream, const ConstTensor& dy_TN, const Cons
 
 // ---- Element-wise neighbours ----
 
-/// y = x * w / sqrt(mean(x^2) + epsilon), row by row of [T, K]; w_K float32 or of x's dtype (one row).
+/// y = x * w / sqrt(mean(x^2) + epsilon), row by row of [T, K]; w_K is one row. All of one dtype.
 void rms_norm_forward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& w_K, float epsilon,
                       const Tensor& y_TK);
-/// Recomputes the row's scale from x. dx_TK float32 or x's dtype; dw_K float32, added to.
+/// Recomputes the row's scale from x. w_K of x's dtype; gradients float32, dw_K added to; dx may lie over dy.
 void rms_norm_backward(Stream& stream, const ConstTensor& x_TK, const ConstTensor& w_K, float epsilon,
                        const ConstTensor& dy_TK, const Tensor& dx_TK, Store store_dx, const Tensor& dw_K);
 
@@ -156,12 +156,12 @@ struct Rotary {
 };
 void rotary(Stream& stream, const Tensor& x_THD, const Rotary& rotary, RotaryDirection direction);
 
-/// y = gate / (1 + exp(-gate)) * up.
+/// y = gate / (1 + exp(-gate)) * up. All of one dtype.
 void swiglu_forward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK, const Tensor& y_TK);
-/// dgate and dup may lie over gate and up. y, where it has memory, gets what forward gave, to the bit:
-/// backward needs it once more, and it costs little beside the gradients.
+/// All of one dtype; dgate and dup may lie over gate and up. y gets what forward gave, to the bit: backward
+/// needs it once more, and it costs little beside the gradients.
 struct SwigluGradients {
-  Tensor dgate_TK, dup_TK, y_TK{};
+  Tensor dgate_TK, dup_TK, y_TK;
 };
 void swiglu_backward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK,
                      const ConstTensor& dy_TK, const SwigluGradients& to);

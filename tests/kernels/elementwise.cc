@@ -38,16 +38,16 @@ TEST_P(Tiers, RmsNorm) {
       for (std::int64_t columns : {1, 17, 1030}) {
         SCOPED_TRACE(fmt::format("{} [{}, {}]", name_of(dtype), tokens, columns));
         const Matrix x = Matrix::random(dtype, tokens, columns, 1, 3),
-                     w = Matrix::random(DType::f32, 1, columns, 2);
-        const Matrix dy = Matrix::random(dtype, tokens, columns, 3, 5);
+                     w = Matrix::random(dtype, 1, columns, 2);
+        const Matrix dy = Matrix::random(DType::f32, tokens, columns, 3, 5);
         Matrix y(dtype, tokens, columns, 1), dx = Matrix::random(DType::f32, tokens, columns, 4, 2);
-        Matrix dw = Matrix::random(DType::f32, 1, columns, 5), stored(dtype, tokens, columns);
+        Matrix dw = Matrix::random(DType::f32, 1, columns, 5), alone = dy;  // over its input
         const Matrix dx_before = dx, dw_before = dw;
         kernels::rms_norm_forward(stream_, x.tensor(), w.tensor(), kEpsilon, y.tensor());
         kernels::rms_norm_backward(stream_, x.tensor(), w.tensor(), kEpsilon, dy.tensor(), dx.tensor(),
                                    Store::accumulate, dw.tensor());
         Matrix unused(DType::f32, 1, columns);
-        kernels::rms_norm_backward(stream_, x.tensor(), w.tensor(), kEpsilon, dy.tensor(), stored.tensor(),
+        kernels::rms_norm_backward(stream_, x.tensor(), w.tensor(), kEpsilon, alone.tensor(), alone.tensor(),
                                    Store::overwrite, unused.tensor());
         const auto expected = reference::rms_norm_forward(x.values(), w.values(), kEpsilon);
         EXPECT_TRUE(test::within(y.values(), expected, test::rounding_bound(expected, expected, 4, dtype)));
@@ -73,8 +73,8 @@ TEST_P(Tiers, RmsNorm) {
         EXPECT_TRUE(test::within(
             dx.values(), sum,
             test::rounding_bound(plus(terms, test::absolute(dx_before.values())), sum, 8, DType::f32)));
-        EXPECT_TRUE(test::within(stored.values(), gradients.dx_TK,
-                                 test::rounding_bound(terms, gradients.dx_TK, 8, dtype)));
+        EXPECT_TRUE(test::within(alone.values(), gradients.dx_TK,
+                                 test::rounding_bound(terms, gradients.dx_TK, 8, DType::f32)));
         const auto dw_sum = plus(gradients.dw_K, dw_before.values());
         const double roundings = 4 + std::sqrt(static_cast<double>(tokens));
         EXPECT_TRUE(
@@ -145,11 +145,11 @@ TEST_P(Tiers, Swiglu) {
         kernels::swiglu_backward(stream_, gate.tensor(), up.tensor(), dy.tensor(),
                                  {dgate.tensor(), dup.tensor(), again.tensor()});
         EXPECT_EQ(y.bytes(), again.bytes());
-        Matrix dgate_alone = gate, dup_alone = up;  // over their inputs
-        kernels::swiglu_backward(stream_, dgate_alone.tensor(), dup_alone.tensor(), dy.tensor(),
-                                 {dgate_alone.tensor(), dup_alone.tensor()});
-        EXPECT_EQ(dgate.bytes(), dgate_alone.bytes());
-        EXPECT_EQ(dup.bytes(), dup_alone.bytes());
+        Matrix over_gate = gate, over_up = up;  // over their inputs
+        kernels::swiglu_backward(stream_, over_gate.tensor(), over_up.tensor(), dy.tensor(),
+                                 {over_gate.tensor(), over_up.tensor(), again.tensor()});
+        EXPECT_EQ(dgate.bytes(), over_gate.bytes());
+        EXPECT_EQ(dup.bytes(), over_up.bytes());
         const auto expected = reference::swiglu_forward(gate.values(), up.values());
         EXPECT_TRUE(test::within(y.values(), expected,
                                  plus(test::rounding_bound(expected, expected, 8, dtype),
@@ -298,10 +298,11 @@ TEST_P(Tiers, BitsDoNotDependOnThreads) {
   for (int threads : {1, 2, 3}) {
     const auto device = test::make_device(threads, GetParam());
     Stream& stream = device->stream;
-    const Matrix x = Matrix::random(DType::bf16, 5000, 40, 1), w = Matrix::random(DType::f32, 1, 40, 2);
-    const Matrix dy = Matrix::random(DType::f32, 5, 900, 3);
-    Matrix dx(DType::bf16, 5000, 40), dw(DType::f32, 1, 40), table(DType::f32, 4, 900);
-    kernels::rms_norm_backward(stream, x.tensor(), w.tensor(), 1e-5f, x.tensor(), dx.tensor(),
+    const Matrix x = Matrix::random(DType::bf16, 5000, 40, 1), w = Matrix::random(DType::bf16, 1, 40, 2);
+    const Matrix dy = Matrix::random(DType::f32, 5, 900, 3),
+                 dnormed = Matrix::random(DType::f32, 5000, 40, 4);
+    Matrix dx(DType::f32, 5000, 40), dw(DType::f32, 1, 40), table(DType::f32, 4, 900);
+    kernels::rms_norm_backward(stream, x.tensor(), w.tensor(), 1e-5f, dnormed.tensor(), dx.tensor(),
                                Store::overwrite, dw.tensor());
     kernels::embedding_backward(stream, ids, dy.tensor(), table.tensor());
     std::vector<std::uint8_t> all = dw.bytes();
@@ -318,7 +319,8 @@ TEST(ElementwiseArguments, BadOnesAreRefusedAndChangeNothing) {
   Stream& stream = device->stream;
   const Matrix x = Matrix::random(DType::f32, 3, 8, 1), row = Matrix::random(DType::f32, 1, 8, 2),
                half(DType::bf16, 3, 8);
-  Matrix y = Matrix::random(DType::f32, 3, 8, 3), short_y(DType::f32, 2, 8);
+  Matrix y = Matrix::random(DType::f32, 3, 8, 3), short_y(DType::f32, 2, 8), half_y(DType::bf16, 3, 8),
+         dw(DType::f32, 1, 8);
   const Matrix before = y;
   const std::vector<std::int32_t> high = {0, 3, 1}, low = {0, -1, 1}, two = {0, 1}, beyond = {8, 0, 0};
   std::vector<float> losses(3);
@@ -332,7 +334,13 @@ TEST(ElementwiseArguments, BadOnesAreRefusedAndChangeNothing) {
   EXPECT_THROW(kernels::rms_norm_forward(stream, x.tensor(), row.tensor(), -1, y.tensor()), ArgumentError);
   EXPECT_THROW(kernels::rms_norm_forward(stream, x.tensor(), row.tensor(), 1e-5f, short_y.tensor()),
                ArgumentError);
+  EXPECT_THROW(kernels::rms_norm_forward(stream, half.tensor(), row.tensor(), 1e-5f, half_y.tensor()),
+               ArgumentError);
+  EXPECT_THROW(kernels::rms_norm_backward(stream, x.tensor(), row.tensor(), 1e-5f, half.tensor(), y.tensor(),
+                                          Store::overwrite, dw.tensor()),
+               ArgumentError);
   EXPECT_THROW(kernels::swiglu_forward(stream, x.tensor(), half.tensor(), y.tensor()), ArgumentError);
+  EXPECT_THROW(kernels::swiglu_forward(stream, half.tensor(), half.tensor(), y.tensor()), ArgumentError);
   EXPECT_THROW(kernels::copy(stream, x.tensor(), short_y.tensor()), ArgumentError);
   EXPECT_THROW(kernels::add(stream, short_y.tensor(), y.tensor()), ArgumentError);
   const float one = 1;

@@ -65,81 +65,39 @@ Pointer at(Pointer row, DType dtype, std::int64_t offset) {
 
 void swiglu_forward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK,
                     const Tensor& y_TK) {
-  constexpr auto op = "swiglu_forward";
-  check_matrix(op, "gate_TK", gate_TK, gate_TK.tokens, gate_TK.dim);
-  check_matrix(op, "up_TK", up_TK, gate_TK.tokens, gate_TK.dim);
-  check_matrix(op, "y_TK", y_TK, gate_TK.tokens, gate_TK.dim);
-  check_dtype(op, "up_TK", up_TK, gate_TK.dtype);
-  check_float_or(op, "y_TK", y_TK, gate_TK.dtype);
-  const RowKernels& kernels = row_kernels(stream.isa());
-  if (y_TK.dtype == gate_TK.dtype) {
-    return with_stored(kernels, y_TK.dtype, [&](const auto& stored, auto element) {
-      using T = decltype(element);
-      for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
-        for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
-          stored.swiglu_forward(row_as<T>(gate_TK, token), row_as<T>(up_TK, token), row_as<T>(y_TK, token),
-                                gate_TK.dim);
-      });
+  const auto check = [&](const char* name, const auto& x) {
+    check_matrix("swiglu_forward", name, x, gate_TK.tokens, gate_TK.dim);
+    check_dtype("swiglu_forward", name, x, gate_TK.dtype);
+  };
+  check("gate_TK", gate_TK), check("up_TK", up_TK), check("y_TK", y_TK);
+  with_stored(row_kernels(stream.isa()), gate_TK.dtype, [&](const auto& kernels, auto element) {
+    using T = decltype(element);
+    for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
+      for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
+        kernels.swiglu_forward(row_as<T>(gate_TK, token), row_as<T>(up_TK, token), row_as<T>(y_TK, token),
+                               gate_TK.dim);
     });
-  }
-  for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
-    RowBuffer gate, up, y;
-    for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
-      for_row_parts(gate_TK.dim, [&](Range part) {
-        void* y_row = row_of(y_TK, token);
-        float* out = target_part(y_row, y_TK.dtype, part, false, y);
-        kernels.f32.swiglu_forward(load_part(kernels, row_of(gate_TK, token), gate_TK.dtype, part, gate),
-                                   load_part(kernels, row_of(up_TK, token), up_TK.dtype, part, up), out,
-                                   part.size());
-        store_part(kernels, out, y_row, y_TK.dtype, part, false);
-      });
   });
 }
 
 void swiglu_backward(Stream& stream, const ConstTensor& gate_TK, const ConstTensor& up_TK,
                      const ConstTensor& dy_TK, const SwigluGradients& to) {
-  constexpr auto op = "swiglu_backward";
   const auto check = [&](const char* name, const auto& x) {
-    check_matrix(op, name, x, gate_TK.tokens, gate_TK.dim);
-    check_float_or(op, name, x, gate_TK.dtype);
+    check_matrix("swiglu_backward", name, x, gate_TK.tokens, gate_TK.dim);
+    check_dtype("swiglu_backward", name, x, gate_TK.dtype);
   };
-  const bool wants_y = to.y_TK.data != nullptr;
   check("gate_TK", gate_TK), check("up_TK", up_TK), check("dy_TK", dy_TK);
-  check("dgate_TK", to.dgate_TK), check("dup_TK", to.dup_TK);
-  if (wants_y) check("y_TK", to.y_TK);
-  check_dtype(op, "up_TK", up_TK, gate_TK.dtype);
-  const RowKernels& kernels = row_kernels(stream.isa());
-  const DType dtype = gate_TK.dtype;
-  if (dy_TK.dtype == dtype && to.dgate_TK.dtype == dtype && to.dup_TK.dtype == dtype && wants_y &&
-      to.y_TK.dtype == dtype) {
-    return with_stored(kernels, dtype, [&](const auto& stored, auto element) {
-      using T = decltype(element);
-      for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
-        for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
-          T* const results[3] = {row_as<T>(to.dgate_TK, token), row_as<T>(to.dup_TK, token),
-                                 row_as<T>(to.y_TK, token)};
-          stored.swiglu_backward(row_as<T>(gate_TK, token), row_as<T>(up_TK, token), row_as<T>(dy_TK, token),
-                                 results, gate_TK.dim);
-        }
-      });
+  check("dgate_TK", to.dgate_TK), check("dup_TK", to.dup_TK), check("y_TK", to.y_TK);
+  with_stored(row_kernels(stream.isa()), gate_TK.dtype, [&](const auto& kernels, auto element) {
+    using T = decltype(element);
+    for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
+      for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+        T* const results[3] = {row_as<T>(to.dgate_TK, token), row_as<T>(to.dup_TK, token),
+                               row_as<T>(to.y_TK, token)};
+        kernels.swiglu_backward(row_as<T>(gate_TK, token), row_as<T>(up_TK, token), row_as<T>(dy_TK, token),
+                                results, gate_TK.dim);
+      }
     });
-  }
-  for_row_blocks(stream, gate_TK.tokens, gate_TK.dim, [&](Range tokens, int) {
-    RowBuffer gate, up, dy, buffers[3];
-    const Tensor* results[3] = {&to.dgate_TK, &to.dup_TK, &to.y_TK};
-    const int count = wants_y ? 3 : 2;
-    for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
-      for_row_parts(gate_TK.dim, [&](Range part) {
-        float* out[3] = {nullptr, nullptr, buffers[2].values};
-        for (int n = 0; n < count; ++n)
-          out[n] = target_part(row_of(*results[n], token), results[n]->dtype, part, false, buffers[n]);
-        kernels.f32.swiglu_backward(load_part(kernels, row_of(gate_TK, token), gate_TK.dtype, part, gate),
-                                    load_part(kernels, row_of(up_TK, token), up_TK.dtype, part, up),
-                                    load_part(kernels, row_of(dy_TK, token), dy_TK.dtype, part, dy), out,
-                                    part.size());
-        for (int n = 0; n < count; ++n)
-          store_part(kernels, out[n], row_of(*results[n], token), results[n]->dtype, part, false);
-      });
   });
 }
 
