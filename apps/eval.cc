@@ -204,7 +204,7 @@ int evaluate_text(const Arguments& arguments) {
                  "expected --stride up to the context of {} tokens, got {}", options.context, options.stride);
   check_argument(options.skipped < tokens.tokens - 1, kOperation,
                  "expected --skip below the text's {} tokens, got {}", tokens.tokens - 1, options.skipped);
-  const std::atomic<bool>& stop = stop_on_signals("\nstopping after this window\n");
+  const std::atomic<bool>& stop = stop_on_signals(ring.leads() ? "\nstopping after this window\n" : "");
   ProgressLine line;
   Summary summary{.evaluation = {}, .options = options};
   run_ring(ring, [&](Context& context, Communicator& communicator) {
@@ -220,13 +220,14 @@ int evaluate_text(const Arguments& arguments) {
       return flag[0] == std::byte{0};
     };
     const Evaluation evaluation = evaluate(communicator, model, weights.data(), tokens, options, progress);
-    if (context.device == 0) summary.evaluation = evaluation;
+    if (ring.is_first_here(context.device)) summary.evaluation = evaluation;
   });
   line.finish();
   if (summary.evaluation.windows < evaluation_windows(tokens.tokens, options)) {
-    line.note(fmt::format("stopped after {} windows", summary.evaluation.windows));
+    if (ring.leads()) line.note(fmt::format("stopped after {} windows", summary.evaluation.windows));
     return kStoppedStatus;
   }
+  if (!ring.leads()) return 0;
   count_bytes(text, tokens.tokens, summary);
   if (!arguments.blocks.empty()) write_blocks(summary, source.folder, arguments.blocks);
   if (arguments.format == "json") {

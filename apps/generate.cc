@@ -32,7 +32,7 @@ struct Arguments {
   ModelRunArguments run;
 };
 
-std::string read_prompt(const Arguments& arguments) {
+std::string read_prompt(const Arguments& arguments, const RingOptions& ring) {
   check_argument(arguments.prompt.empty() || arguments.prompt_file.empty(), "generate",
                  "expected PROMPT or --prompt-file, got both");
   if (!arguments.prompt_file.empty()) {
@@ -40,6 +40,8 @@ std::string read_prompt(const Arguments& arguments) {
     return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
   }
   if (arguments.prompt != "-") return arguments.prompt;
+  check_argument(!ring.processes, "generate",
+                 "expected PROMPT or --prompt-file, as a launcher gives stdin to one process alone, got -");
   return {std::istreambuf_iterator<char>(std::cin), {}};
 }
 
@@ -54,7 +56,7 @@ std::string speed(std::int64_t tokens, double seconds) {
 }
 
 int generate(const Arguments& arguments) {
-  const GenerateOptions options{
+  GenerateOptions options{
       .ring = arguments.ring.ring(),
       .layout = arguments.ring.layout(),
       .model = {.dtype = arguments.run.dtype(),
@@ -63,11 +65,12 @@ int generate(const Arguments& arguments) {
       .sampling = arguments.sampling,
       .max_tokens = arguments.max_tokens,
       .capacity = arguments.context,
-      .stop = &stop_on_signals("\nstopping after this token\n"),
   };
+  const bool leads = options.ring.leads();
+  options.stop = &stop_on_signals(leads ? "\nstopping after this token\n" : "");
   check(options.sampling);
   const ModelSource source = open_model(arguments.model);
-  const std::string prompt = read_prompt(arguments);
+  const std::string prompt = read_prompt(arguments, options.ring);
   bool begun = false, ends_line = false;
   const auto say = [&](std::string_view text) {
     if (!begun && arguments.echo) write(prompt);
@@ -76,6 +79,7 @@ int generate(const Arguments& arguments) {
     ends_line = text.ends_with('\n');
   };
   const GenerateResult result = generate_text(source.model, *source.tokenizer, prompt, options, say);
+  if (!leads) return result.stopped ? kStoppedStatus : 0;
   if (!begun) say("");
   if (!ends_line) write("\n");
   std::fprintf(stderr, "prefill %s, decode %s%s\n",

@@ -85,7 +85,8 @@ std::string format_duration(double seconds) {
 
 void RingArguments::add_to(CLI::App& app) {
   constexpr const char* kGroup = "Ring";
-  add(app, "--devices", devices_, "Devices of the ring, each a thread group of its own")
+  add(app, "--devices", devices_,
+      "Devices of the ring, each a thread group of its own; under mpirun or srun those of each process")
       ->check(between(1, 1024))
       ->group(kGroup);
   add(app, "--threads", threads_, "Threads per device")->check(between(1, 1024))->group(kGroup);
@@ -112,7 +113,8 @@ RingOptions RingArguments::ring() const {
           .threads = threads_,
           .isa = parse_isa(isa_),
           .memory_limit = parse_bytes("--memory-limit", memory_limit_),
-          .timeout = std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(timeout_ * 1000)))};
+          .timeout = std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(timeout_ * 1000))),
+          .processes = join_processes()};
 }
 
 void ModelRunArguments::add_to(CLI::App& app) {

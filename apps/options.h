@@ -71,12 +71,11 @@ std::string format_duration(double seconds);
 class RingArguments {
  public:
   void add_to(CLI::App& app);
-  /// Throws ArgumentError naming the option that does not fit this machine.
+  /// Throws ArgumentError naming the option that does not fit this machine. Joins the processes that were
+  /// launched with this one, so it is to be called once.
   RingOptions ring() const;
   Layout layout() const { return parse_layout(layout_); }
   Exchange exchange() const { return parse_exchange(exchange_); }
-  /// Threads that compute at the same time.
-  int threads_in_all() const { return devices_ * threads_; }
 
  private:
   int devices_ = 1, threads_ = 1;

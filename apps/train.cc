@@ -63,26 +63,32 @@ void check_place(const char* option, const std::string& name) {
                  name);
 }
 
-/// What the threads that will run could do at most, in FLOP/s.
-double peak_flops(const TrainArguments& arguments, const TrainPlan& plan) {
+/// What the threads that will run could do at most, in FLOP/s: measured on this host, and taken to be the
+/// same on the others.
+double peak_flops(const TrainPlan& plan) {
+  const RingOptions& ring = plan.run.execution.ring;
   const int cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  Context context(
-      {.threads = std::min(cpus, arguments.ring.threads_in_all()), .isa = plan.run.execution.ring.isa});
-  return kernels::measure_peak_flops(context.stream, plan.run.recipe.dtype, std::chrono::milliseconds(200));
+  const int here = ring.processes ? ring.processes->on_this_host() : 1;
+  Context context({.threads = std::min(cpus, here * ring.devices * ring.threads), .isa = ring.isa});
+  const double peak =
+      kernels::measure_peak_flops(context.stream, plan.run.recipe.dtype, std::chrono::milliseconds(200));
+  return peak * ring.devices_in_all() / (here * ring.devices);
 }
 
 void say_what_begins(const TrainPlan& plan, double peak) {
   const TrainingRun& run = plan.run;
   const RingOptions& ring = run.execution.ring;
+  const int devices = ring.devices_in_all();
   if (!plan.note.empty()) std::fprintf(stderr, "%s\n", plan.note.c_str());
   const std::string lines = fmt::format(
       "model    {}\ncontext  {} tokens, {} per device, {} sequences a step\n"
-      "ring     {} devices of {} threads ({}), {}, exchange {}, remat {}, {}\n"
+      "ring     {} devices{} of {} threads ({}), {}, exchange {}, remat {}, {}\n"
       "text     {} bytes in {} files to train on, {} bytes held out\n"
       "machine  {}FLOP/s at most (measured), {} CPUs\nrun      {}{}\n",
       describe(run.config, ParameterTable(run.config).parameters()), run.recipe.context,
-      (run.recipe.context + ring.devices - 1) / ring.devices, run.recipe.sequences_per_step, ring.devices,
-      ring.threads, name_of(ring.isa), name_of(run.execution.layout), name_of(run.execution.exchange),
+      (run.recipe.context + devices - 1) / devices, run.recipe.sequences_per_step, devices,
+      ring.processes ? fmt::format(" in {} processes", ring.processes->size()) : "", ring.threads,
+      name_of(ring.isa), name_of(run.execution.layout), name_of(run.execution.exchange),
       name_of(run.execution.remat), name_of(run.recipe.dtype), run.corpus->bytes(), run.corpus->documents(),
       run.held_out != nullptr ? run.held_out->bytes() : 0, format_rate(peak),
       std::thread::hardware_concurrency(), run.out.string(),
@@ -152,8 +158,22 @@ std::string options_beside_checkpoint(const CLI::App& command) {
   return words;
 }
 
+/// What a process without device 0 does: its part of the ring, in silence.
+int follow(const TrainArguments& arguments, TrainPlan& plan) {
+  plan.run.stop = &stop_on_signals("");
+  const TrainingResult result = run_training(plan.run, {});
+  if (result.stopped) return kStoppedStatus;
+  if (arguments.sample_tokens > 0) write_sample(arguments, plan, result.checkpoint);
+  return 0;
+}
+
 int train(const CLI::App& command, const TrainArguments& arguments) {
   TrainPlan plan = make_train_plan(command, arguments);
+  const RingOptions& ring = plan.run.execution.ring;
+  // All processes have planned, and so looked at the run's folder, before one writes into it.
+  if (ring.processes)
+    run_ring({.timeout = ring.timeout, .processes = ring.processes}, [](Context&, Communicator&) {});
+  if (!ring.leads()) return follow(arguments, plan);
   const RunFolder folder(plan.run.out);
   check_place("--trace", arguments.trace);
   check_place("--report", arguments.report);
@@ -161,7 +181,7 @@ int train(const CLI::App& command, const TrainArguments& arguments) {
   Trace trace(200'000);
   plan.run.execution.ring.trace = &trace;
   plan.run.stop = &stop;
-  TrainSummary summary{.peak_flops = peak_flops(arguments, plan), .sample = {}};
+  TrainSummary summary{.peak_flops = peak_flops(plan), .sample = {}};
   say_what_begins(plan, summary.peak_flops);
   TrainWatch watch(plan, summary.peak_flops, trace,
                    arguments.trace.empty() ? plan.run.out / "trace.json" : fs::path(arguments.trace));

@@ -48,11 +48,12 @@ void add_speed(Facts& facts, const std::vector<nlohmann::json>& lines) {
 Facts facts_of(const TrainPlan& plan, const TrainSummary& summary, const std::vector<nlohmann::json>& lines) {
   const TrainingRun& run = plan.run;
   const RingOptions& ring = run.execution.ring;
+  const int devices = ring.devices_in_all();
   Facts facts = {
       {"model", describe(run.config, ParameterTable(run.config).parameters())},
       {"context", fmt::format("{} tokens, {} per device", run.recipe.context,
-                              (run.recipe.context + ring.devices - 1) / ring.devices)},
-      {"ring", fmt::format("{} devices of {} threads, {}, exchange {}", ring.devices, ring.threads,
+                              (run.recipe.context + devices - 1) / devices)},
+      {"ring", fmt::format("{} devices of {} threads, {}, exchange {}", devices, ring.threads,
                            name_of(run.execution.layout), name_of(run.execution.exchange))},
       {"storage", fmt::format("{}, remat {}", name_of(run.recipe.dtype), name_of(run.execution.remat))},
       {"steps", fmt::format("{} of {}{}", summary.result.steps_done, run.recipe.learning_rate.total_steps,

@@ -1,5 +1,6 @@
 option(RONDO_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(RONDO_BUILD_APPS "Build the rondo command" ON)
+set(RONDO_MPI "AUTO" CACHE STRING "Rings of several processes: AUTO (where there is an MPI), ON or OFF")
 set(RONDO_SANITIZE "" CACHE STRING "Sanitizers to build with: empty, address,undefined or thread")
 set(RONDO_CPU_TIERS "portable;avx2;avx512;avx512_bf16" CACHE STRING
     "Instruction-set tiers of the CPU kernels; one of them is chosen at run time")

@@ -15,7 +15,8 @@
 
 namespace rondo {
 
-/// Names a message between two devices; unique among those in flight between them.
+/// Names a message between two devices; unique among those in flight between them. The lowest two numbers are
+/// those of collectives.
 using Tag = std::int64_t;
 
 /// A posted send or receive. Move-only; must be waited for before the memory it names is touched.
@@ -37,7 +38,7 @@ class Communicator {
   virtual RequestPtr receive(int from, Tag tag, const Tensor& into) = 0;
   /// Posts a receive that adds float32 elements to `into`. The sum is done during wait, in bounded pieces.
   virtual RequestPtr receive_add(int from, Tag tag, const Tensor& into) = 0;
-  /// True where receive_view works: devices of one process.
+  /// True where receive_view works: all devices of the ring are of one process.
   virtual bool can_share() const = 0;
   /// Posts a receive of a view of the sender's memory; `view` is set when waited for. The sender's wait
   /// returns only when the receiver has called release() on this request.

@@ -23,10 +23,11 @@ std::string words_of(const std::exception_ptr& failure) {
 }  // namespace
 
 void run_ring(const RingOptions& options, const std::function<void(Context&, Communicator&)>& fn) {
-  ThreadGroup group(options.devices, options.timeout);
+  ThreadGroup group(options.devices, options.timeout, options.processes);
+  const int first = group.first_device();
   std::vector<std::unique_ptr<Context>> contexts;
   for (int device = 0; device < options.devices; ++device) {
-    contexts.push_back(std::make_unique<Context>(ContextOptions{.device = device,
+    contexts.push_back(std::make_unique<Context>(ContextOptions{.device = first + device,
                                                                 .threads = options.threads,
                                                                 .isa = options.isa,
                                                                 .memory_limit = options.memory_limit,
@@ -36,26 +37,34 @@ void run_ring(const RingOptions& options, const std::function<void(Context&, Com
   const auto body = [&](int device) {
     const auto d = static_cast<std::size_t>(device);
     try {
-      const auto communicator = group.communicator(device, &contexts[d]->trace);
+      const auto communicator = group.communicator(first + device, &contexts[d]->trace);
       fn(*contexts[d], *communicator);
-      group.end(device);
+      group.end(first + device);
     } catch (...) {
       failures[d] = std::current_exception();
-      group.cancel(device, words_of(failures[d]));
+      group.cancel(first + device, words_of(failures[d]));
       throw;
     }
   };
+  std::exception_ptr failure;
   try {
-    run_devices(options.devices, body, [&](int device, const std::exception_ptr& failure) {
-      group.cancel(device, words_of(failure));
+    group.meet();
+    run_devices(options.devices, body, [&](int device, const std::exception_ptr& thrown) {
+      group.cancel(first + device, words_of(thrown));
     });
   } catch (...) {
+    failure = std::current_exception();
     // The others may have seen the failure, and ended, while the device that failed was still unwinding.
-    const int failed = group.failed_device();
-    if (failed >= 0 && failures[static_cast<std::size_t>(failed)])
-      std::rethrow_exception(failures[static_cast<std::size_t>(failed)]);
-    throw;
+    const int failed = group.failed_device() - first;
+    if (failed >= 0 && failed < options.devices && failures[static_cast<std::size_t>(failed)])
+      failure = failures[static_cast<std::size_t>(failed)];
   }
+  try {
+    group.leave();
+  } catch (...) {  // says no more than what this process knows already
+    if (!failure) throw;
+  }
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace rondo

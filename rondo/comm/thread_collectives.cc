@@ -1,10 +1,11 @@
-// The barrier of a ThreadGroup and the agreement that opens each collective.
+// The barrier of a ThreadGroup, the agreement that opens each collective, and collectives in shared memory.
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 
-#include "rondo/comm/thread_shared.h"
+#include "rondo/comm/message_collectives.h"
+#include "rondo/comm/process_link.h"
 
 namespace rondo {
 
@@ -24,9 +25,8 @@ std::string ThreadShared::disagreement() const {
   const Contribution& first = devices.front().contribution;
   for (std::size_t d = 0; d < devices.size(); ++d) {
     const Contribution& other = devices[d].contribution;
-    if (other.invalid != nullptr) return fmt::format("[{}] device {}: {}", other.operation, d, other.invalid);
-    if (std::strcmp(first.operation, other.operation) != 0 || first.bytes != other.bytes ||
-        first.root != other.root)
+    if (!other.invalid.empty()) return fmt::format("[{}] device {}: {}", other.operation, d, other.invalid);
+    if (first.operation != other.operation || first.bytes != other.bytes || first.root != other.root)
       return fmt::format(
           "[{0}] expected the same on all devices, got {0} of {1} bytes (root {2}) on device 0 and {3} of "
           "{4} bytes (root {5}) on device {6}",
@@ -35,31 +35,35 @@ std::string ThreadShared::disagreement() const {
   return "";
 }
 
+void ThreadShared::arrive(int device, bool reads) {
+  at(device).arrived = true;
+  if (++arrived < size()) return;
+  arrived = 0;
+  ++generation;
+  collective_error = disagreement();
+  for (std::size_t d = 0; d < devices.size(); ++d) {
+    snapshot[d] = devices[d].contribution;
+    devices[d].arrived = false;
+    devices[d].reading = reads && collective_error.empty();
+  }
+  wake_all();
+  if (link) link->arrive_early_ones();
+}
+
 void ThreadShared::barrier(Lock& lock, int device, const char* doing, bool reads) {
   try {
     at(device).reading = false;
     check_alive();
-    at(device).arrived = true;
     const std::int64_t mine = generation;
-    if (++arrived == size()) {
-      arrived = 0;
-      ++generation;
-      collective_error = disagreement();
-      for (std::size_t d = 0; d < devices.size(); ++d) {
-        snapshot[d] = devices[d].contribution;
-        devices[d].arrived = false;
-        devices[d].reading = reads && collective_error.empty();
-      }
-      wake_all();
-      return;
-    }
+    if (link) link->arrived(device);
+    arrive(device, reads);
     const auto missing = [this] {
       int first = 0;
       while (at(first).arrived) ++first;
       return first;
     };
     await(
-        lock, device, doing, [&] { return generation != mine; }, missing);
+        lock, device, doing, [&] { return generation != mine; }, missing, [] { return false; });
   } catch (...) {
     wake_all();
     drain(lock, device);
@@ -73,20 +77,19 @@ void ThreadShared::meet(int device, const char* doing, DeviceTrace& trace, bool 
   barrier(lock, device, doing, reads);
 }
 
-void ThreadShared::open(int device, const Contribution& contribution, DeviceTrace& trace, bool reads) {
-  const DeviceTrace::Span span(trace, "wait", trace.enabled() ? contribution.operation : "");
+void ThreadShared::open(int device, Contribution contribution, DeviceTrace& trace, bool reads) {
+  const std::string operation = contribution.operation;
+  const DeviceTrace::Span span(trace, "wait", trace.enabled() ? operation : "");
+  const bool small = link && contribution.bytes > 0 && contribution.bytes <= Contribution::kSmall;
+  if (small)
+    std::memcpy(contribution.small.data(), contribution.data, static_cast<std::size_t>(contribution.bytes));
   Lock lock(mutex);
-  at(device).contribution = contribution;
-  barrier(lock, device, contribution.operation, reads);
+  at(device).contribution = std::move(contribution);
+  barrier(lock, device, operation.c_str(), reads && !link);
   if (!collective_error.empty()) throw ArgumentError(collective_error);
 }
 
 namespace {
-
-/// The elements [begin, end) that device d of `devices` owns.
-Range owned(std::int64_t elements, int devices, int d) {
-  return {elements * d / devices, elements * (d + 1) / devices};
-}
 
 /// Sums `range` over all devices in device order into this device's own memory. The sum of a block is held
 /// apart until all have been read, as one of the terms is the memory that it goes to.
@@ -109,24 +112,18 @@ void sum_range(const ThreadShared& shared, T* own, Range range) {
 }
 
 template <class T>
-void reduce(ThreadShared& shared, int device, std::span<T> values, DeviceTrace& trace) {
-  constexpr const char* operation =
-      sizeof(T) == sizeof(float) ? "all_reduce_sum of float" : "all_reduce_sum of double";
-  const auto bytes = std::as_writable_bytes(values);
-  shared.open(
-      device,
-      {.operation = operation, .data = bytes.data(), .bytes = static_cast<std::int64_t>(bytes.size())},
-      trace);
+void share_sums(ThreadShared& shared, int device, std::span<T> values, const char* operation,
+                DeviceTrace& trace) {
   const auto elements = static_cast<std::int64_t>(values.size());
   {
     const DeviceTrace::Span span(trace, "exchange", trace.enabled() ? operation : "");
-    sum_range(shared, values.data(), owned(elements, shared.size(), device));
+    sum_range(shared, values.data(), owned_part(elements, shared.size(), device));
   }
   shared.meet(device, operation, trace, true);
   {
     const DeviceTrace::Span span(trace, "exchange", trace.enabled() ? operation : "");
     for (int d = 0; d < shared.size(); ++d) {
-      const Range range = owned(elements, shared.size(), d);
+      const Range range = owned_part(elements, shared.size(), d);
       if (d == device || range.empty()) continue;
       std::copy_n(reinterpret_cast<const T*>(shared.brought(d).data) + range.begin, range.size(),
                   values.data() + range.begin);
@@ -135,48 +132,76 @@ void reduce(ThreadShared& shared, int device, std::span<T> values, DeviceTrace& 
   shared.meet(device, operation, trace, false);
 }
 
-}  // namespace
-
-void ThreadShared::all_reduce_sum(int device, std::span<float> values, DeviceTrace& trace) {
-  reduce(*this, device, values, trace);
-}
-void ThreadShared::all_reduce_sum(int device, std::span<double> values, DeviceTrace& trace) {
-  reduce(*this, device, values, trace);
-}
-
-void ThreadShared::all_gather(int device, std::span<const std::byte> own, std::span<std::byte> all,
-                              DeviceTrace& trace) {
-  const bool fits = all.size() == own.size() * devices.size();
-  open(device,
-       {.operation = "all_gather",
-        .data = own.data(),
-        .bytes = static_cast<std::int64_t>(own.size()),
-        .invalid = fits ? nullptr : "expected room for the bytes of every device, got another length"},
-       trace);
-  {
-    const DeviceTrace::Span span(trace, "exchange", trace.enabled() ? "all_gather" : "");
-    for (int d = 0; d < size(); ++d) {
-      std::byte* place = all.data() + own.size() * static_cast<std::size_t>(d);
-      if (!own.empty() && place != brought(d).data) std::memcpy(place, brought(d).data, own.size());
+/// The sum of what came with the agreement: every device has all terms.
+template <class T>
+void sum_small(const ThreadShared& shared, std::span<T> values) {
+  for (int d = 0; d < shared.size(); ++d) {
+    const std::byte* term = shared.brought(d).small.data();
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      T value;
+      std::memcpy(&value, term + i * sizeof(T), sizeof(T));
+      values[i] = d == 0 ? value : values[i] + value;
     }
   }
-  meet(device, "all_gather", trace, false);
 }
 
-void ThreadShared::broadcast(int device, int root, std::span<std::byte> data, DeviceTrace& trace) {
-  open(device,
+template <class T>
+void reduce(ThreadShared& shared, Communicator& own, std::span<T> values, DeviceTrace& trace) {
+  constexpr const char* operation =
+      sizeof(T) == sizeof(float) ? "all_reduce_sum of float" : "all_reduce_sum of double";
+  const auto bytes = std::as_writable_bytes(values);
+  const auto size = static_cast<std::int64_t>(bytes.size());
+  shared.open(own.device(), {.operation = operation, .data = bytes.data(), .bytes = size}, trace);
+  if (!shared.link) return share_sums(shared, own.device(), values, operation, trace);
+  size <= Contribution::kSmall ? sum_small(shared, values) : send_sums(own, values);
+}
+
+}  // namespace
+
+void ThreadShared::all_reduce_sum(Communicator& own, std::span<float> values, DeviceTrace& trace) {
+  reduce(*this, own, values, trace);
+}
+void ThreadShared::all_reduce_sum(Communicator& own, std::span<double> values, DeviceTrace& trace) {
+  reduce(*this, own, values, trace);
+}
+
+void ThreadShared::all_gather(Communicator& comm, std::span<const std::byte> own, std::span<std::byte> all,
+                              DeviceTrace& trace) {
+  const bool fits = all.size() == own.size() * devices.size();
+  const auto size = static_cast<std::int64_t>(own.size());
+  open(comm.device(),
+       {.operation = "all_gather",
+        .data = own.data(),
+        .bytes = size,
+        .invalid = fits ? "" : "expected room for the bytes of every device, got another length"},
+       trace);
+  if (link && size > Contribution::kSmall) return send_parts(comm, own, all);
+  {
+    const DeviceTrace::Span span(trace, "exchange", trace.enabled() ? "all_gather" : "");
+    for (int d = 0; d < this->size(); ++d) {
+      const std::byte* part = link ? brought(d).small.data() : brought(d).data;
+      std::byte* place = all.data() + own.size() * static_cast<std::size_t>(d);
+      if (!own.empty() && place != part) std::memcpy(place, part, own.size());
+    }
+  }
+  if (!link) meet(comm.device(), "all_gather", trace, false);
+}
+
+void ThreadShared::broadcast(Communicator& own, int root, std::span<std::byte> data, DeviceTrace& trace) {
+  const auto bytes = static_cast<std::int64_t>(data.size());
+  open(own.device(),
        {.operation = "broadcast",
         .data = data.data(),
-        .bytes = static_cast<std::int64_t>(data.size()),
+        .bytes = bytes,
         .root = root,
-        .invalid =
-            root >= 0 && root < size() ? nullptr : "expected a root among the devices, got none of them"},
+        .invalid = root >= 0 && root < size() ? "" : "expected a root among the devices, got none of them"},
        trace);
-  if (device != root && !data.empty()) {
+  if (link && bytes > Contribution::kSmall) return send_from(own, root, data);
+  if (own.device() != root && !data.empty()) {
     const DeviceTrace::Span span(trace, "exchange", trace.enabled() ? "broadcast" : "");
-    std::memcpy(data.data(), brought(root).data, data.size());
+    std::memcpy(data.data(), link ? brought(root).small.data() : brought(root).data, data.size());
   }
-  meet(device, "broadcast", trace, false);
+  if (!link) meet(own.device(), "broadcast", trace, false);
 }
 
 }  // namespace rondo

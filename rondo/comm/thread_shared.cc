@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
+
+#include "rondo/comm/process_link.h"
 
 namespace rondo {
 
@@ -9,6 +12,8 @@ ThreadShared::ThreadShared(int count, std::chrono::milliseconds limit)
     : timeout(std::min(limit, std::chrono::milliseconds(std::chrono::hours(24 * 365)))),
       devices(static_cast<std::size_t>(count)),
       snapshot(static_cast<std::size_t>(count)) {}
+
+ThreadShared::~ThreadShared() = default;
 
 void ThreadShared::wake_all() {
   for (Device& device : devices) device.wake.notify_all();
@@ -21,6 +26,20 @@ void ThreadShared::fail(int device, const std::string& reason, bool provisional)
   failure = reason;
   failure_provisional = provisional;
   if (first) wake_all();
+  if (link && link->is_local(device)) link->failed(device, reason, provisional);
+}
+
+bool ThreadShared::rest(Lock& lock, int device, std::chrono::steady_clock::time_point deadline, int& rests) {
+  if (!link) return at(device).wake.wait_until(lock, deadline) == std::cv_status::timeout;
+  // Nothing wakes a device when something comes from another process: it has to look, less and less often.
+  constexpr int kYields = 10, kShortNaps = 200;
+  if (rests > kYields)
+    at(device).wake.wait_for(lock, std::chrono::microseconds(rests > kShortNaps ? 500 : 50));
+  lock.unlock();
+  if (rests > 0 && rests <= kYields) std::this_thread::yield();
+  rests = link->progress() ? 0 : rests + 1;
+  lock.lock();
+  return std::chrono::steady_clock::now() >= deadline;
 }
 
 void ThreadShared::check_alive() const {
@@ -28,13 +47,18 @@ void ThreadShared::check_alive() const {
     throw CommunicationError(fmt::format("[communicator] device {} failed: {}", failed_device, failure));
 }
 
-void ThreadShared::give_up(int device, int peer, const char* doing) {
+void ThreadShared::give_up(Lock& lock, int device, int peer, const char* doing) {
   const double seconds = std::chrono::duration<double>(timeout).count();
   const std::string what = at(peer).ended
                                ? fmt::format("waited for device {}, which has ended ({})", peer, doing)
                                : fmt::format("waited {:g} s for device {} ({})", seconds, peer, doing);
   const std::string reason = what + posted_by(peer, device);
   fail(device, reason, false);
+  if (link) {
+    lock.unlock();
+    link->flush();
+    lock.lock();
+  }
   throw CommunicationError(fmt::format("[communicator] device {} {}", device, reason));
 }
 
@@ -85,6 +109,14 @@ MessagePtr ThreadShared::post(const Message& half) {
       posted.insert({peer, half.tag}).second, half.sent ? "send" : "receive",
       "expected tag {} of device {} for device {} to be waited for before it is posted again, got it twice",
       half.tag, own, peer);
+  const MessagePtr message = pair(half);
+  message->remote = link && !link->is_local(peer);
+  if (message->remote) link->posted(message);
+  return message;
+}
+
+MessagePtr ThreadShared::pair(const Message& half) {
+  const int peer = half.sent ? half.to : half.from;
   const auto [place, is_new] = unmatched.try_emplace({half.from, {half.to, half.tag}});
   if (is_new) {
     place->second = std::make_shared<Message>(half);
@@ -145,6 +177,7 @@ void ThreadShared::abandon(Lock& lock, const MessagePtr& message, bool sender) {
   if (!message->matched()) unmatched.erase({message->from, {message->to, message->tag}});
   message->withdrawn = true;
   fail(own, "it left messages that it had posted", true);
+  if (message->remote) at(own).wake.wait(lock, [&] { return !message->busy; });
   if (!sender) return;
   // This device computes no longer, so it reads no views: without this, two devices that unwind while each
   // holds a view of the other would wait for each other.

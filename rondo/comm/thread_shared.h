@@ -1,7 +1,9 @@
 #pragma once
 // Inside of ThreadGroup: one mutex for all bookkeeping, one condition variable per device (its thread is the
-// only one that waits on it). Data are copied outside the mutex.
+// only one that waits on it). Data are copied outside the mutex. Where other processes take part, the books
+// are kept on their devices too, as far as this process has to do with them; see process_link.h.
 
+#include <array>
 #include <chrono>
 #include <compare>
 #include <condition_variable>
@@ -18,6 +20,8 @@
 
 namespace rondo {
 
+class ProcessLink;
+
 /// A send and the receive that belongs to it.
 struct Message {
   enum class Kind { copy, add, view };
@@ -29,9 +33,12 @@ struct Message {
   Kind kind = Kind::copy;
   std::string mismatch = {};  ///< why the two ends do not fit; then no data move
   bool withdrawn = false;     ///< an end was destroyed without being waited for: its memory may be gone
-  bool busy = false;          ///< the receiver is copying
+  bool busy = false;          ///< somebody is copying
   bool held = false;          ///< the receiver holds a view of the source
   bool done = false;          ///< nobody will read the source again
+  bool awaited = false;       ///< the receiver waits for it
+  bool remote = false;        ///< one end is in another process
+  int channel = 0;            ///< of its payload between processes
 
   bool matched() const { return sent && received; }
 };
@@ -39,11 +46,15 @@ using MessagePtr = std::shared_ptr<Message>;
 
 /// What one device brings to a collective. All devices must bring the same operation, bytes and root.
 struct Contribution {
-  const char* operation = "";
+  static constexpr std::int64_t kSmall = 256;  ///< bytes
+
+  std::string operation = {};
   const std::byte* data = nullptr;
   std::int64_t bytes = 0;
   int root = 0;
-  const char* invalid = nullptr;  ///< what is wrong with this device's call; an error on all
+  std::string invalid = {};  ///< what is wrong with this device's call; an error on all
+  /// The data themselves where other processes take part and there are no more: then nothing else travels.
+  std::array<std::byte, kSmall> small = {};
 };
 
 struct ThreadShared {
@@ -65,6 +76,7 @@ struct ThreadShared {
   };
 
   ThreadShared(int devices, std::chrono::milliseconds limit);
+  ~ThreadShared();
 
   int size() const { return static_cast<int>(devices.size()); }
   Device& at(int device) { return devices[static_cast<std::size_t>(device)]; }
@@ -76,16 +88,22 @@ struct ThreadShared {
   void check_alive() const;
   void wake_all();
   /// Blocks `device` until ready() holds. Throws (with `lock` held) when the group fails first, when the
-  /// device that missing() names has ended, or at the timeout, which fails the group.
-  template <class Ready, class Missing>
-  void await(Lock& lock, int device, const char* doing, const Ready& ready, const Missing& missing);
+  /// device that missing() names has ended, or at the timeout, which fails the group. While under_way() holds
+  /// the device may have ended: what it gave is still travelling.
+  template <class Ready, class Missing, class UnderWay>
+  void await(Lock& lock, int device, const char* doing, const Ready& ready, const Missing& missing,
+             const UnderWay& under_way);
+  /// Sleeps until `device` is woken, or brings the link forward; `rests` counts how often in a row. True when
+  /// the deadline has passed.
+  bool rest(Lock& lock, int device, std::chrono::steady_clock::time_point deadline, int& rests);
   /// Fails the group and throws because `device` waited in vain for `peer`.
-  [[noreturn]] void give_up(int device, int peer, const char* doing);
+  [[noreturn]] void give_up(Lock& lock, int device, int peer, const char* doing);
   /// Words about what `peer` posted for `device` that nothing matches: a wrong tag shows there.
   std::string posted_by(int peer, int device) const;
 
   /// Enters one end of a message and pairs it with the other if that is there.
   MessagePtr post(const Message& half);
+  MessagePtr pair(const Message& half);
   /// Copies or adds with the mutex released.
   void transfer(Lock& lock, const MessagePtr& message);
   /// Ends the reading of a view by its receiver.
@@ -100,6 +118,8 @@ struct ThreadShared {
   /// Waits for all devices. `reads`: until its next barrier each device reads memory of the others, and no
   /// device may unwind before they have finished.
   void barrier(Lock& lock, int device, const char* doing, bool reads);
+  /// A device comes to the barrier; the last one completes it.
+  void arrive(int device, bool reads);
   std::string disagreement() const;
   /// Blocks until no device reads memory of others; needed before a device may throw out of a collective.
   void drain(Lock& lock, int device);
@@ -107,12 +127,14 @@ struct ThreadShared {
   // These take the mutex themselves.
   /// The barrier that opens a collective: takes each device's contribution, throws on all when they do not
   /// fit.
-  void open(int device, const Contribution& contribution, DeviceTrace& trace, bool reads = true);
+  void open(int device, Contribution contribution, DeviceTrace& trace, bool reads = true);
   void meet(int device, const char* doing, DeviceTrace& trace, bool reads);
-  void all_reduce_sum(int device, std::span<float> values, DeviceTrace& trace);
-  void all_reduce_sum(int device, std::span<double> values, DeviceTrace& trace);
-  void all_gather(int device, std::span<const std::byte> own, std::span<std::byte> all, DeviceTrace& trace);
-  void broadcast(int device, int root, std::span<std::byte> data, DeviceTrace& trace);
+  // Those of `own`, the device's communicator, which is used where data travel between processes.
+  void all_reduce_sum(Communicator& own, std::span<float> values, DeviceTrace& trace);
+  void all_reduce_sum(Communicator& own, std::span<double> values, DeviceTrace& trace);
+  void all_gather(Communicator& comm, std::span<const std::byte> own, std::span<std::byte> all,
+                  DeviceTrace& trace);
+  void broadcast(Communicator& own, int root, std::span<std::byte> data, DeviceTrace& trace);
 
   mutable std::mutex mutex;
   const std::chrono::milliseconds timeout;
@@ -126,17 +148,19 @@ struct ThreadShared {
   std::int64_t generation = 0;  ///< barriers completed
   std::vector<Contribution> snapshot;
   std::string collective_error;
+  std::unique_ptr<ProcessLink> link;  ///< to the other processes; null when there are none
 };
 
-template <class Ready, class Missing>
+template <class Ready, class Missing, class UnderWay>
 void ThreadShared::await(Lock& lock, int device, const char* doing, const Ready& ready,
-                         const Missing& missing) {
+                         const Missing& missing, const UnderWay& under_way) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
-  for (bool late = false;; late = at(device).wake.wait_until(lock, deadline) == std::cv_status::timeout) {
+  int rests = 0;
+  for (bool late = false;; late = rest(lock, device, deadline, rests)) {
     if (ready()) return;
     check_alive();
     const int peer = missing();
-    if (late || at(peer).ended) give_up(device, peer, doing);
+    if (late || (at(peer).ended && !under_way())) give_up(lock, device, peer, doing);
   }
 }
 

@@ -1,5 +1,7 @@
 #include "rondo/comm/threads.h"
 
+#include "rondo/comm/process_link.h"
+#include "rondo/comm/processes.h"
 #include "rondo/comm/thread_shared.h"
 
 namespace rondo {
@@ -27,6 +29,7 @@ class ThreadRequest final : public Request {
   bool views() const { return view_ != nullptr; }
 
   void wait(Lock& lock, const char* doing, DeviceTrace& trace) {
+    message_->awaited = message_->awaited || !sender_;
     {
       const DeviceTrace::Span span(trace, "wait", trace.enabled() ? doing : "");
       if (own() == peer()) serve_itself(lock, doing);
@@ -34,14 +37,16 @@ class ThreadRequest final : public Request {
         if (!message_->mismatch.empty()) return true;
         return sender_ ? message_->done : message_->matched() && !message_->withdrawn;
       };
-      shared_->await(lock, own(), doing, ready, [this] { return peer(); });
+      const auto under_way = [this] { return message_->remote && message_->matched(); };
+      shared_->await(
+          lock, own(), doing, ready, [this] { return peer(); }, under_way);
     }
     if (!message_->mismatch.empty()) {
       finish();
       throw ArgumentError(fmt::format("{}, doing {}", message_->mismatch, doing));
     }
     shared_->check_alive();
-    if (!sender_ && !message_->done) take(lock, doing, trace);
+    if (!sender_ && (message_->remote || !message_->done)) take(lock, doing, trace);
     finish();
   }
   void release() {
@@ -58,7 +63,10 @@ class ThreadRequest final : public Request {
       return;
     }
     const DeviceTrace::Span span(trace, "exchange", trace.enabled() ? doing : "");
-    shared_->transfer(lock, message_);
+    if (!message_->remote) return shared_->transfer(lock, message_);
+    shared_->await(
+        lock, own(), doing, [this] { return message_->done; }, [this] { return peer(); },
+        [] { return true; });
   }
   /// Both ends are on this thread, so that nobody else can bring the message forward.
   void serve_itself(Lock& lock, const char* doing) {
@@ -89,7 +97,7 @@ class ThreadCommunicator final : public Communicator {
 
   int device() const override { return device_; }
   int devices() const override { return shared_->size(); }
-  bool can_share() const override { return true; }
+  bool can_share() const override { return shared_->link == nullptr; }
 
   RequestPtr send(int to, Tag tag, const ConstTensor& data) override {
     check_end("send", to, data);
@@ -112,6 +120,7 @@ class ThreadCommunicator final : public Communicator {
   RequestPtr receive_view(int from, Tag tag, ConstTensor* view) override {
     check_end("receive_view", from, ConstTensor());
     check_argument(view != nullptr, "receive_view", "expected a place for the view, got none");
+    check_argument(can_share(), "receive_view", "expected a ring of one process, got one of several");
     return post({.from = from, .to = device_, .tag = tag, .received = true, .kind = Message::Kind::view},
                 view);
   }
@@ -131,19 +140,25 @@ class ThreadCommunicator final : public Communicator {
   }
 
   void barrier() override { shared_->open(device_, {.operation = "barrier"}, trace_, false); }
-  void all_reduce_sum(std::span<float> values) override { shared_->all_reduce_sum(device_, values, trace_); }
-  void all_reduce_sum(std::span<double> values) override { shared_->all_reduce_sum(device_, values, trace_); }
+  void all_reduce_sum(std::span<float> values) override { shared_->all_reduce_sum(*this, values, trace_); }
+  void all_reduce_sum(std::span<double> values) override { shared_->all_reduce_sum(*this, values, trace_); }
   void all_gather(std::span<const std::byte> own, std::span<std::byte> all) override {
-    shared_->all_gather(device_, own, all, trace_);
+    shared_->all_gather(*this, own, all, trace_);
   }
   void broadcast(int root, std::span<std::byte> data) override {
-    shared_->broadcast(device_, root, data, trace_);
+    shared_->broadcast(*this, root, data, trace_);
   }
 
  private:
   RequestPtr post(const Message& half, ConstTensor* view = nullptr) {
-    const std::lock_guard lock(shared_->mutex);
-    return std::make_unique<ThreadRequest>(shared_, shared_->post(half), half.sent, view);
+    RequestPtr request;
+    if (shared_->link) shared_->link->progress();
+    {
+      const std::lock_guard lock(shared_->mutex);
+      request = std::make_unique<ThreadRequest>(shared_, shared_->post(half), half.sent, view);
+    }
+    if (shared_->link) shared_->link->progress();
+    return request;
   }
   void check_end(const char* operation, int peer, const ConstTensor& data) const {
     check_argument(peer >= 0 && peer < devices(), operation, "expected a device from 0 to {}, got {}",
@@ -165,29 +180,51 @@ class ThreadCommunicator final : public Communicator {
 
 }  // namespace
 
-ThreadGroup::ThreadGroup(int devices, std::chrono::milliseconds timeout) {
+ThreadGroup::ThreadGroup(int devices, std::chrono::milliseconds timeout,
+                         std::shared_ptr<Processes> processes) {
   check_argument(devices >= 1, "devices", "expected at least 1 device, got {}", devices);
   check_argument(timeout.count() > 0, "timeout", "expected more than 0 ms, got {} ms", timeout.count());
-  shared_ = std::make_shared<ThreadShared>(devices, timeout);
+  const int number = processes ? processes->size() : 1;
+  shared_ = std::make_shared<ThreadShared>(devices * number, timeout);
+  if (number > 1) shared_->link = std::make_unique<ProcessLink>(*shared_, std::move(processes), devices);
 }
 
 ThreadGroup::~ThreadGroup() = default;
 
+int ThreadGroup::first_device() const { return shared_->link ? shared_->link->first_device() : 0; }
+
+void ThreadGroup::meet() {
+  if (shared_->link) shared_->link->meet();
+}
+
+void ThreadGroup::leave() {
+  if (!shared_->link) return;
+  const bool all_left = shared_->link->leave();
+  const std::lock_guard lock(shared_->mutex);
+  shared_->check_alive();
+  if (!all_left) throw CommunicationError("[communicator] another process did not come to the ring's end");
+}
+
 std::unique_ptr<Communicator> ThreadGroup::communicator(int device, const DeviceTrace* trace) {
-  check_argument(device >= 0 && device < shared_->size(), "communicator",
-                 "expected a device from 0 to {}, got {}", shared_->size() - 1, device);
+  check_argument(
+      device >= 0 && device < shared_->size() && (!shared_->link || shared_->link->is_local(device)),
+      "communicator", "expected a device of this process, of {} in all, got {}", shared_->size(), device);
   return std::make_unique<ThreadCommunicator>(shared_, device, trace ? *trace : DeviceTrace(nullptr, device));
 }
 
 void ThreadGroup::cancel(int device, const std::string& reason) {
-  const std::lock_guard lock(shared_->mutex);
-  shared_->fail(device, reason, false);
+  {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->fail(device, reason, false);
+  }
+  if (shared_->link) shared_->link->flush();
 }
 
 void ThreadGroup::end(int device) {
   const std::lock_guard lock(shared_->mutex);
   shared_->at(device).ended = true;
   shared_->wake_all();
+  if (shared_->link) shared_->link->ended(device);
 }
 
 int ThreadGroup::failed_device() const {

@@ -1,5 +1,5 @@
 #pragma once
-// Devices that are threads of one process.
+// Devices that are threads of one process, alone or in a ring with those of other processes.
 
 #include <chrono>
 #include <memory>
@@ -10,6 +10,7 @@
 
 namespace rondo {
 
+class Processes;
 struct ThreadShared;
 
 /// What the devices of one process share: mailboxes, the barrier and the first failure. Outlives all of them.
@@ -24,8 +25,9 @@ struct ThreadShared;
 /// for.
 class ThreadGroup {
  public:
-  /// `timeout` bounds every wait; it must be positive.
-  ThreadGroup(int devices, std::chrono::milliseconds timeout);
+  /// `timeout` bounds every wait; it must be positive. With other processes (which make the same group, each
+  /// with as many devices) all devices form one ring, process by process.
+  ThreadGroup(int devices, std::chrono::milliseconds timeout, std::shared_ptr<Processes> processes = nullptr);
   ~ThreadGroup();
   /// The communicator of one device; used by that device's thread alone. With a trace, each wait is recorded
   /// under the words of `doing`: category "wait" until the peer came, then "exchange" while data are copied.
@@ -38,6 +40,15 @@ class ThreadGroup {
   void end(int device);
   /// The device whose failure stopped the group, or -1.
   int failed_device() const;
+
+  /// The devices of this process begin with this one.
+  int first_device() const;
+  /// Waits for the other processes; to be called before any device works, on one thread. ArgumentError when
+  /// they bring other numbers of devices.
+  void meet();
+  /// Waits until the other processes are done too; to be called when no device works any more. Throws
+  /// CommunicationError when the group has failed; then it waits for a moment at most.
+  void leave();
 
  private:
   std::shared_ptr<ThreadShared> shared_;

@@ -116,7 +116,7 @@ GenerateResult generate_text(const LoadedModel& model, const Tokenizer& tokenize
     Generator generator(context, communicator, model.config(), model.table(), weights.data(),
                         generator_options);
     const GenerateResult own = Loop(model, tokenizer, options, communicator)(generator, ids, on_text);
-    if (communicator.device() == 0) result = own;
+    if (options.ring.is_first_here(context.device)) result = own;
   });
   return result;
 }

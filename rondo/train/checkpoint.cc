@@ -83,13 +83,17 @@ void remove_old(const fs::path& run, const fs::path& written, int keep) {
 
 }  // namespace
 
+fs::path checkpoint_path(const fs::path& run, std::int64_t step) {
+  return run / fmt::format("{}{:08}", kPrefix, step);
+}
+
 fs::path save_checkpoint(const fs::path& run, const ModelConfig& config, const ParameterTable& table,
                          const TrainingState& state, const TrainingTensors& tensors, int keep) {
   std::error_code error;
   fs::create_directories(run, error);
   if (error)
     throw IoError(fmt::format("[checkpoint] expected to create {}, got: {}", run.string(), error.message()));
-  const fs::path path = run / fmt::format("{}{:08}", kPrefix, state.step);
+  const fs::path path = checkpoint_path(run, state.step);
   AtomicDirectory folder(path);
   save_model_files(folder.temporary_path(), config, table, tensors.parameters, DType::f32);
   ByteTokenizer().save(folder.temporary_path());

@@ -27,8 +27,11 @@ struct TrainingTensors {
   std::span<float> parameters, first_moment, second_moment;
 };
 
-/// Writes `run`/step-00000042 and removes all but the newest `keep` checkpoints (0 keeps all). IoError leaves
-/// the older ones untouched.
+/// Where a run's checkpoint after `step` steps lies: `run`/step-00000042.
+std::filesystem::path checkpoint_path(const std::filesystem::path& run, std::int64_t step);
+
+/// Writes checkpoint_path(run, state.step) and removes all but the newest `keep` checkpoints (0 keeps all).
+/// IoError leaves the older ones untouched.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run, const ModelConfig& config,
                                       const ParameterTable& table, const TrainingState& state,
                                       const TrainingTensors& tensors, int keep);

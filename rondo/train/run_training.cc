@@ -17,6 +17,7 @@ class RunLoop {
         communicator_(communicator),
         result_(result),
         leads_(context.device == 0),
+        reports_(run.execution.ring.is_first_here(context.device)),
         trainer_(context, communicator, run.config, run.recipe, run.execution, *run.corpus) {}
 
   void operator()() {
@@ -39,7 +40,7 @@ class RunLoop {
     if (saved != trainer_.steps_done()) save();
     if (!stopped && evaluated != trainer_.steps_done()) evaluate(run_.final_evaluation_windows);
     const std::vector<DeviceMemory> memory = trainer_.memory();
-    if (!leads_) return;
+    if (!reports_) return;
     result_.steps_done = trainer_.steps_done();
     result_.stopped = stopped;
     result_.memory = memory;
@@ -69,9 +70,8 @@ class RunLoop {
         *run_.held_out, {.context = std::min(run_.recipe.context, run_.held_out->tokens() - 1),
                          .most_windows = windows,
                          .layout = run_.execution.layout});
-    if (!leads_) return;
-    result_.evaluation = evaluation;
-    if (observer_.on_evaluation) observer_.on_evaluation(trainer_.steps_done(), evaluation);
+    if (reports_) result_.evaluation = evaluation;
+    if (leads_ && observer_.on_evaluation) observer_.on_evaluation(trainer_.steps_done(), evaluation);
   }
 
   void save() {
@@ -79,18 +79,20 @@ class RunLoop {
     if (leads_) {
       const TrainingState state{trainer_.steps_done(), run_.corpus->fingerprint(), run_.data_paths,
                                 run_.held_out_paths, run_.recipe};
-      result_.checkpoint =
+      const auto path =
           save_checkpoint(run_.out, run_.config, trainer_.table(), state, trainer_.tensors(), run_.keep);
-      if (observer_.on_checkpoint) observer_.on_checkpoint(result_.checkpoint);
+      if (observer_.on_checkpoint) observer_.on_checkpoint(path);
     }
     communicator_.barrier();
+    if (reports_) result_.checkpoint = checkpoint_path(run_.out, trainer_.steps_done());
   }
 
   const TrainingRun& run_;
   const TrainingObserver& observer_;
   Communicator& communicator_;
   TrainingResult& result_;
-  bool leads_;
+  bool leads_;    ///< device 0
+  bool reports_;  ///< the first device of its process fills in the result there
   Trainer trainer_;
 };
 

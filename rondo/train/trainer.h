@@ -105,7 +105,8 @@ struct TrainingRun {
   const std::atomic<bool>* stop = nullptr;
 };
 
-/// Called on device 0's thread, one at a time. Empty functions are left out.
+/// Called on device 0's thread, one at a time; in other processes than device 0's never. Empty functions are
+/// left out.
 struct TrainingObserver {
   std::function<void(const StepReport&)> on_step;
   std::function<void(std::int64_t step, const Evaluation&)> on_evaluation;

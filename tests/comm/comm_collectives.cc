@@ -1,4 +1,4 @@
-// Collectives of devices that are threads.
+// Collectives of devices of one process and of several.
 
 #include <atomic>
 #include <bit>
@@ -13,16 +13,26 @@ namespace {
 using test::dawdle;
 using test::expect_words;
 using test::noise;
-using test::spawn;
 using test::words_of;
 
-class CollectivesOnRings : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Devices, CollectivesOnRings, testing::Range(1, 10));
+class CollectivesOnRings : public test::RingsOfSizes {
+ protected:
+  template <class T>
+  void check_all_reduce(std::size_t size) const;
+};
+INSTANTIATE_TEST_SUITE_P(Devices, CollectivesOnRings, test::sizes());
+
+class Collectives : public test::Rings {
+ protected:
+  void expect_error_on_all(int devices, const std::function<void(Communicator&)>& call,
+                           const std::vector<std::string>& words) const;
+};
+INSTANTIATE_TEST_SUITE_P(Divided, Collectives, test::divisions());
 
 TEST_P(CollectivesOnRings, BarrierLetsNobodyPassEarly) {
-  const int devices = GetParam();
+  const int devices = this->devices();
   std::atomic<int> arrivals = 0;
-  spawn(devices, [&](Context&, Communicator& comm) {
+  spawn([&](Context&, Communicator& comm) {
     for (int round = 1; round <= 10; ++round) {
       dawdle(static_cast<std::uint64_t>(comm.device()), static_cast<std::uint64_t>(round), 100);
       ++arrivals;
@@ -43,13 +53,13 @@ std::vector<T> noise_of(std::size_t size, int device) {
 }
 
 template <class T>
-void check_all_reduce(int devices, std::size_t size) {
+void CollectivesOnRings::check_all_reduce(std::size_t size) const {
   auto expected = noise_of<T>(size, 0);
-  for (int d = 1; d < devices; ++d) {
+  for (int d = 1; d < devices(); ++d) {
     const auto term = noise_of<T>(size, d);
     for (std::size_t i = 0; i < size; ++i) expected[i] += term[i];
   }
-  spawn(devices, [&](Context&, Communicator& comm) {
+  spawn([&](Context&, Communicator& comm) {
     for (int round = 0; round < 3; ++round) {
       auto values = noise_of<T>(size, comm.device());
       dawdle(static_cast<std::uint64_t>(comm.device()), static_cast<std::uint64_t>(round));
@@ -61,14 +71,14 @@ void check_all_reduce(int devices, std::size_t size) {
 }
 
 TEST_P(CollectivesOnRings, SumInDeviceOrder) {
-  for (const std::size_t size : {0u, 1u, 2u, 5u, 9u, 4096u, 40009u}) {
-    check_all_reduce<float>(GetParam(), size);
-    check_all_reduce<double>(GetParam(), size);
+  for (const std::size_t size : {0u, 1u, 2u, 5u, 9u, 64u, 65u, 4096u, 40009u}) {
+    check_all_reduce<float>(size);
+    check_all_reduce<double>(size);
   }
 }
 
 // Otherwise the test above could not tell device order from another.
-TEST(Collectives, NoiseDependsOnTheOrderOfSums) {
+TEST(Noise, DependsOnTheOrderOfSums) {
   const auto a = noise(4096, 0), b = noise(4096, 1), c = noise(4096, 2);
   int different = 0;
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -76,7 +86,7 @@ TEST(Collectives, NoiseDependsOnTheOrderOfSums) {
   EXPECT_GT(different, 400);
 }
 
-TEST(Collectives, SumKeepsSignsOfZeroAndSpecialValues) {
+TEST_P(Collectives, SumKeepsSignsOfZeroAndSpecialValues) {
   spawn(3, [&](Context&, Communicator& comm) {
     const float infinity = std::numeric_limits<float>::infinity();
     std::vector<float> values{-0.0f, infinity, comm.device() == 1 ? -infinity : infinity};
@@ -88,9 +98,9 @@ TEST(Collectives, SumKeepsSignsOfZeroAndSpecialValues) {
 }
 
 TEST_P(CollectivesOnRings, GatherEachDevicesPart) {
-  const int devices = GetParam();
-  for (const std::size_t size : {0u, 1u, 13u, 5000u}) {
-    spawn(devices, [&](Context&, Communicator& comm) {
+  const int devices = this->devices();
+  for (const std::size_t size : {0u, 1u, 13u, 256u, 257u, 5000u}) {
+    spawn([&](Context&, Communicator& comm) {
       const auto d = static_cast<std::size_t>(comm.device());
       std::vector<std::byte> own(size, static_cast<std::byte>(comm.device() + 1));
       std::vector<std::byte> all(size * static_cast<std::size_t>(devices)), expected;
@@ -109,8 +119,8 @@ TEST_P(CollectivesOnRings, GatherEachDevicesPart) {
 }
 
 TEST_P(CollectivesOnRings, BroadcastFromAnyRoot) {
-  const int devices = GetParam();
-  spawn(devices, [&](Context&, Communicator& comm) {
+  const int devices = this->devices();
+  spawn([&](Context&, Communicator& comm) {
     for (int root = 0; root < devices; ++root) {
       for (const std::size_t size : {0u, 1u, 3001u}) {
         std::vector<std::byte> data(size, static_cast<std::byte>(comm.device() * 10));
@@ -122,7 +132,7 @@ TEST_P(CollectivesOnRings, BroadcastFromAnyRoot) {
   });
 }
 
-TEST(Collectives, MixWithMessages) {
+TEST_P(Collectives, MixWithMessages) {
   spawn(3, [&](Context&, Communicator& comm) {
     const int next = (comm.device() + 1) % 3, previous = (comm.device() + 2) % 3;
     std::vector<float> out(10, static_cast<float>(comm.device())), in(10), sum(10, 1);
@@ -137,8 +147,8 @@ TEST(Collectives, MixWithMessages) {
 }
 
 /// Every device must see the error; afterwards the group still works.
-void expect_error_on_all(int devices, const std::function<void(Communicator&)>& call,
-                         const std::vector<std::string>& words) {
+void Collectives::expect_error_on_all(int devices, const std::function<void(Communicator&)>& call,
+                                      const std::vector<std::string>& words) const {
   std::atomic<int> errors = 0;
   spawn(devices, [&](Context&, Communicator& comm) {
     expect_words(words_of<ArgumentError>([&] { call(comm); }), words);
@@ -148,7 +158,7 @@ void expect_error_on_all(int devices, const std::function<void(Communicator&)>& 
   EXPECT_EQ(errors, devices);
 }
 
-TEST(Collectives, ThatDoNotFitAreErrorsOnAllDevices) {
+TEST_P(Collectives, ThatDoNotFitAreErrorsOnAllDevices) {
   expect_error_on_all(4,
                       [](Communicator& comm) {
                         std::vector<float> values(comm.device() == 2 ? 3 : 4);

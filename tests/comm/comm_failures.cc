@@ -40,7 +40,14 @@ class Words {
   std::vector<std::string> words_;
 };
 
-TEST(Mismatches, OfSizeAndTypeAreErrorsOnBothEnds) {
+class Mismatches : public test::Rings {};
+class Timeouts : public test::Rings {};
+class Failures : public test::Rings {};
+INSTANTIATE_TEST_SUITE_P(Divided, Mismatches, test::divisions());
+INSTANTIATE_TEST_SUITE_P(Divided, Timeouts, test::divisions());
+INSTANTIATE_TEST_SUITE_P(Divided, Failures, test::divisions());
+
+TEST_P(Mismatches, OfSizeAndTypeAreErrorsOnBothEnds) {
   for (const bool sender_late : {false, true}) {
     for (const bool type : {false, true}) {
       spawn(2, [&](Context&, Communicator& comm) {
@@ -58,7 +65,7 @@ TEST(Mismatches, OfSizeAndTypeAreErrorsOnBothEnds) {
   }
 }
 
-TEST(Mismatches, OfTagsTellWhatThePeerPosted) {
+TEST_P(Mismatches, OfTagsTellWhatThePeerPosted) {
   Words words(2);
   std::atomic<bool> over = false;
   const auto run = [&] {
@@ -85,7 +92,7 @@ TEST(Mismatches, OfTagsTellWhatThePeerPosted) {
   expect_words(words.of(1), {"device 0 failed: waited 0.2 s for device 1 (hop 2)"});
 }
 
-TEST(Timeouts, NameThePeerAndWakeEverybody) {
+TEST_P(Timeouts, NameThePeerAndWakeEverybody) {
   constexpr int devices = 4;
   Words words(devices);
   std::atomic<bool> waiting = false, over = false;
@@ -123,8 +130,8 @@ TEST(Timeouts, NameThePeerAndWakeEverybody) {
     expect_words(words.of(device), {"device 3 failed: waited 0.15 s for device 2 (layer 3, hop 2)"});
 }
 
-TEST(Timeouts, OfABarrierNameWhoIsMissing) {
-  const auto run = [] {
+TEST_P(Timeouts, OfABarrierNameWhoIsMissing) {
+  const auto run = [&] {
     spawn(3,
           [](Context&, Communicator& comm) {
             if (comm.device() == 1) std::this_thread::sleep_for(100ms);
@@ -135,8 +142,8 @@ TEST(Timeouts, OfABarrierNameWhoIsMissing) {
   expect_words(words_of<CommunicationError>(run), {"waited 0.04 s for device 1 (barrier)"});
 }
 
-TEST(Timeouts, DoNotDelayDevicesThatEnded) {
-  const auto run = [] {
+TEST_P(Timeouts, DoNotDelayDevicesThatEnded) {
+  const auto run = [&] {
     spawn(2, [](Context&, Communicator& comm) {
       if (comm.device() == 0) comm.barrier();
     });
@@ -145,7 +152,7 @@ TEST(Timeouts, DoNotDelayDevicesThatEnded) {
                {"device 0 waited for device 1, which has ended (barrier)"});
 }
 
-TEST(Failures, WakeEverybodyAndAreRethrown) {
+TEST_P(Failures, WakeEverybodyAndAreRethrown) {
   for (int devices = 2; devices <= 9; ++devices) {
     for (int failing = 0; failing < devices; failing += 3) {
       std::atomic<int> woken = 0;
@@ -174,7 +181,7 @@ TEST(Failures, WakeEverybodyAndAreRethrown) {
   }
 }
 
-TEST(Failures, ThatAreNoExceptionsOfTheLibraryAreRethrownToo) {
+TEST_P(Failures, ThatAreNoExceptionsOfTheLibraryAreRethrownToo) {
   EXPECT_THROW(spawn(3,
                      [](Context&, Communicator& comm) {
                        if (comm.device() == 1) throw 42;
@@ -183,8 +190,8 @@ TEST(Failures, ThatAreNoExceptionsOfTheLibraryAreRethrownToo) {
                int);
 }
 
-TEST(Failures, OfMemoryReachTheCaller) {
-  const auto run = [] {
+TEST_P(Failures, OfMemoryReachTheCaller) {
+  const auto run = [&] {
     spawn(2,
           [](Context& context, Communicator& comm) {
             if (comm.device() == 1) (void)context.arena.allocate(Entry::attention, 8192, "queries");
@@ -195,7 +202,7 @@ TEST(Failures, OfMemoryReachTheCaller) {
   expect_words(words_of<MemoryLimitError>(run), {"device 1", "queries"});
 }
 
-TEST(Failures, InsideCollectivesLetNobodyReadFreedMemory) {
+TEST_P(Failures, InsideCollectivesLetNobodyReadFreedMemory) {
   for (int round = 0; round < 30; ++round) {
     const auto run = [&] {
       spawn(4, [&](Context&, Communicator& comm) {
@@ -214,7 +221,7 @@ TEST(Failures, InsideCollectivesLetNobodyReadFreedMemory) {
 }
 
 // A device is cancelled from outside while the others are anywhere inside the collective.
-TEST(Failures, FromOutsideLetNobodyReadFreedMemory) {
+TEST(ThreadGroups, CancelledFromOutsideLetNobodyReadFreedMemory) {
   for (int round = 0; round < 30; ++round) {
     ThreadGroup group(4, 60s);
     std::vector<std::jthread> threads;
@@ -238,7 +245,7 @@ TEST(Failures, FromOutsideLetNobodyReadFreedMemory) {
 }
 
 // Device 0 throws while device 1 reads a view of its block: the block must live until device 1 lets go.
-TEST(Failures, WaitForReadersOfAView) {
+TEST(ViewFailures, WaitForReadersOfAView) {
   std::atomic<bool> freed = false, reading = false;
   struct Block {
     explicit Block(std::atomic<bool>& gone) : freed(gone) {}
@@ -270,7 +277,7 @@ TEST(Failures, WaitForReadersOfAView) {
 
 // All devices hold a view of the previous one's block when one throws: nobody may wait for the other for
 // ever.
-TEST(Failures, UnwindWhenEverybodyHoldsAView) {
+TEST(ViewFailures, UnwindWhenEverybodyHoldsAView) {
   for (int devices = 2; devices <= 5; ++devices) {
     const auto run = [&] {
       spawn(devices, [&](Context&, Communicator& comm) {
@@ -292,7 +299,7 @@ TEST(Failures, UnwindWhenEverybodyHoldsAView) {
 }
 
 // Device 0's block is read by device 2, to whom device 1 passed its view on; then 0 and 1 fail.
-TEST(Failures, WaitForReadersOfAViewThatWasPassedOn) {
+TEST(ViewFailures, WaitForReadersOfAViewThatWasPassedOn) {
   std::atomic<bool> reading = false, freed = false;
   const auto run = [&] {
     spawn(3, [&](Context&, Communicator& comm) {
@@ -324,7 +331,7 @@ TEST(Failures, WaitForReadersOfAViewThatWasPassedOn) {
   EXPECT_EQ(words_of<std::runtime_error>(run), "device 0");
 }
 
-TEST(Failures, DuringCopiesLetNobodyReadFreedMemory) {
+TEST_P(Failures, DuringCopiesLetNobodyReadFreedMemory) {
   for (int round = 0; round < 30; ++round) {
     const auto run = [&] {
       spawn(2, [&](Context&, Communicator& comm) {
@@ -343,8 +350,8 @@ TEST(Failures, DuringCopiesLetNobodyReadFreedMemory) {
   }
 }
 
-TEST(Failures, OfRequestsThatNobodyWaitsFor) {
-  const auto run = [] {
+TEST_P(Failures, OfRequestsThatNobodyWaitsFor) {
+  const auto run = [&] {
     spawn(2, [](Context&, Communicator& comm) {
       std::vector<float> block(10);
       if (comm.device() == 0) (void)comm.send(1, 1, tensor_of(block));

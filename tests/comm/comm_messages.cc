@@ -1,4 +1,4 @@
-// Messages between devices that are threads.
+// Messages between devices, of one process and of several.
 
 #include <atomic>
 #include <utility>
@@ -16,13 +16,15 @@ using test::spawn;
 using test::tensor_of;
 using test::words_of;
 
-class MessagesOnRings : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Devices, MessagesOnRings, testing::Range(1, 10));
+class MessagesOnRings : public test::RingsOfSizes {};
+INSTANTIATE_TEST_SUITE_P(Devices, MessagesOnRings, test::sizes());
+class Messages : public test::Rings {};
+INSTANTIATE_TEST_SUITE_P(Divided, Messages, test::divisions());
 
 TEST_P(MessagesOnRings, CopyAndAddWhatThePreviousDeviceSent) {
-  const int devices = GetParam();
+  const int devices = this->devices();
   for (const std::size_t size : {0u, 1u, 7u, 4099u}) {
-    spawn(devices, [&](Context& context, Communicator& comm) {
+    spawn([&](Context& context, Communicator& comm) {
       const int own = comm.device(), next = (own + 1) % devices, previous = (own + devices - 1) % devices;
       EXPECT_EQ(context.device, own);
       EXPECT_EQ(comm.devices(), devices);
@@ -49,8 +51,8 @@ TEST_P(MessagesOnRings, CopyAndAddWhatThePreviousDeviceSent) {
 
 // The ring loop: what a device received is what it sends next, in two buffers that swap.
 TEST_P(MessagesOnRings, CarryEachBlockToEveryDevice) {
-  const int devices = GetParam();
-  spawn(devices, [&](Context&, Communicator& comm) {
+  const int devices = this->devices();
+  spawn([&](Context&, Communicator& comm) {
     const int own = comm.device(), next = (own + 1) % devices, previous = (own + devices - 1) % devices;
     auto current = noise(1001, static_cast<std::uint64_t>(own));
     std::vector<float> incoming(current.size());
@@ -68,10 +70,15 @@ TEST_P(MessagesOnRings, CarryEachBlockToEveryDevice) {
 
 // The same in views: blocks stay where they are, each device passes on the view that it got.
 TEST_P(MessagesOnRings, PassViewsOn) {
-  const int devices = GetParam();
-  spawn(devices, [&](Context&, Communicator& comm) {
+  const int devices = this->devices();
+  spawn([&](Context&, Communicator& comm) {
     const int own = comm.device(), next = (own + 1) % devices, previous = (own + devices - 1) % devices;
-    ASSERT_TRUE(comm.can_share());
+    ConstTensor none;
+    EXPECT_EQ(comm.can_share(), GetParam().second == devices);
+    if (!comm.can_share()) {
+      EXPECT_THROW((void)comm.receive_view(previous, 1, &none), ArgumentError);
+      return;
+    }
     const auto mine = noise(501, static_cast<std::uint64_t>(own));
     std::vector<ConstTensor> views(static_cast<std::size_t>(devices));
     views[0] = tensor_of(mine);
@@ -96,7 +103,7 @@ TEST_P(MessagesOnRings, PassViewsOn) {
   });
 }
 
-TEST(Messages, ArriveByTagInAnyOrder) {
+TEST_P(Messages, ArriveByTagInAnyOrder) {
   spawn(2, [&](Context&, Communicator& comm) {
     std::vector<std::vector<float>> values(20, std::vector<float>(3));
     std::vector<RequestPtr> requests;
@@ -113,7 +120,46 @@ TEST(Messages, ArriveByTagInAnyOrder) {
   });
 }
 
-TEST(Messages, CarryBfloat16) {
+// Larger than the pieces in which messages travel between processes, and no multiple of them.
+TEST_P(Messages, OfAnySizeArriveWhole) {
+  constexpr std::size_t kSize = 700'001;
+  spawn(2, [&](Context&, Communicator& comm) {
+    const int peer = 1 - comm.device();
+    const auto mine = noise(kSize, static_cast<std::uint64_t>(comm.device()));
+    const auto theirs = noise(kSize, static_cast<std::uint64_t>(peer));
+    std::vector<float> got(kSize), sum(kSize, 1), expected(kSize, 1);
+    for (std::size_t i = 0; i < kSize; ++i) expected[i] += theirs[i];
+    const auto sent = comm.send(peer, 1, tensor_of(mine)), added = comm.send(peer, 2, tensor_of(mine));
+    const auto received = comm.receive(peer, 1, tensor_of(got));
+    const auto sums = comm.receive_add(peer, 2, tensor_of(sum));
+    for (const auto* request : {&sums, &received, &sent, &added}) comm.wait(**request, "pieces");
+    EXPECT_TRUE(got == theirs);
+    EXPECT_TRUE(sum == expected);
+  });
+}
+
+// A device computes the terms that others are added to while those travel.
+TEST_P(Messages, AreAddedOnlyWhileWaitedFor) {
+  spawn(2, [&](Context&, Communicator& comm) {
+    std::vector<float> values(100, 1), other(100);
+    if (comm.device() == 0) {
+      const auto sent = comm.send(1, 1, tensor_of(values)), more = comm.send(1, 2, tensor_of(values));
+      comm.wait(*more, "later");
+      comm.wait(*sent, "sum");
+      return;
+    }
+    const auto sum = comm.receive_add(0, 1, tensor_of(values));
+    const auto received = comm.receive(0, 2, tensor_of(other));
+    comm.wait(*received, "later");
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    EXPECT_EQ(values, std::vector<float>(100, 1));
+    std::fill(values.begin(), values.end(), 5.0f);
+    comm.wait(*sum, "sum");
+    EXPECT_EQ(values, std::vector<float>(100, 6));
+  });
+}
+
+TEST_P(Messages, CarryBfloat16) {
   spawn(2, [&](Context&, Communicator& comm) {
     std::vector<bfloat16> values(6);
     const Tensor tensor = view(values.data(), DType::bf16, 3, 2, 1);
@@ -125,7 +171,7 @@ TEST(Messages, CarryBfloat16) {
   });
 }
 
-TEST(Messages, ToOneselfNeedBothEnds) {
+TEST(MessagesToOneself, NeedBothEnds) {
   spawn(1, [&](Context&, Communicator& comm) {
     std::vector<float> a{1, 2}, b(2);
     const auto sent = comm.send(0, 1, tensor_of(a));
@@ -173,7 +219,7 @@ TEST(Views, KeepTheSenderWaitingUntilReleased) {
   }
 }
 
-TEST(Messages, AreRefusedWhenMalformed) {
+TEST(MessagesToOneself, AreRefusedWhenMalformed) {
   spawn(1, [&](Context&, Communicator& comm) {
     std::vector<float> memory(12);
     const Tensor tensor = tensor_of(memory);
@@ -190,7 +236,7 @@ TEST(Messages, AreRefusedWhenMalformed) {
   });
 }
 
-TEST(Messages, AreWaitedForOnceAndReleasedAsViews) {
+TEST(MessagesToOneself, AreWaitedForOnceAndReleasedAsViews) {
   spawn(1, [&](Context&, Communicator& comm) {
     std::vector<float> a(3), b(3);
     const auto sent = comm.send(0, 5, tensor_of(a));
@@ -210,7 +256,7 @@ TEST(Messages, AreWaitedForOnceAndReleasedAsViews) {
   });
 }
 
-TEST(Traces, TellWaitingFromCopying) {
+TEST_P(Messages, InTracesTellWaitingFromCopying) {
   Trace trace;
   spawn(2,
         [&](Context&, Communicator& comm) {

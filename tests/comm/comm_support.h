@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "rondo/core/random.h"
@@ -15,6 +17,36 @@
 #include "tests/support/spawn.h"
 
 namespace rondo::test {
+
+/// Tests of what holds however devices are divided over processes; the parameter is the most devices that a
+/// process has.
+class Rings : public testing::TestWithParam<int> {
+ protected:
+  void spawn(int devices, const std::function<void(Context&, Communicator&)>& fn,
+             const RingOptions& options = {.timeout = std::chrono::seconds(60)}) const {
+    int own = std::min(devices, GetParam());
+    while (devices % own != 0) --own;
+    spawn_divided(devices, own, fn, options);
+  }
+};
+inline constexpr int kOneProcess = 1000;
+inline auto divisions() { return testing::Values(kOneProcess, 1, 2); }
+
+/// The same for rings of each of several sizes: devices, and devices of a process.
+class RingsOfSizes : public testing::TestWithParam<std::pair<int, int>> {
+ protected:
+  int devices() const { return GetParam().first; }
+  void spawn(const std::function<void(Context&, Communicator&)>& fn) const {
+    spawn_divided(devices(), GetParam().second, fn);
+  }
+};
+inline auto sizes() {
+  std::vector<std::pair<int, int>> all;
+  for (int devices = 1; devices <= 9; ++devices) all.emplace_back(devices, devices);
+  for (const auto& divided : {std::pair(2, 1), {3, 1}, {4, 1}, {6, 1}, {4, 2}, {6, 2}, {6, 3}})
+    all.push_back(divided);
+  return testing::ValuesIn(all);
+}
 
 inline Tensor tensor_of(std::vector<float>& values) {
   return view(values.data(), DType::f32, static_cast<std::int64_t>(values.size()), 1, 1);

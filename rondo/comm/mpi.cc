@@ -1,0 +1,124 @@
+// Processes that MPI connects. Only non-blocking calls of MPI-3, but for starting and ending.
+
+#include <mpi.h>
+
+#include <cstdint>
+#include <exception>
+#include <list>
+
+#include "rondo/comm/processes.h"
+#include "rondo/core/error.h"
+
+namespace rondo {
+
+namespace {
+
+void check_mpi(int status, const char* call) {
+  if (status == MPI_SUCCESS) return;
+  std::string words(MPI_MAX_ERROR_STRING, '\0');
+  int length = 0;
+  if (MPI_Error_string(status, words.data(), &length) != MPI_SUCCESS) length = 0;
+  words.resize(static_cast<std::size_t>(length));
+  throw CommunicationError(fmt::format("[mpi] {} failed: {}", call, words));
+}
+
+class MpiProcesses final : public Processes {
+ public:
+  MpiProcesses() {
+    int initialised = 0, level = MPI_THREAD_SINGLE;
+    check_mpi(MPI_Initialized(&initialised), "MPI_Initialized");
+    if (initialised != 0) {
+      check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
+    } else {
+      check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level), "MPI_Init_thread");
+      owns_ = true;
+    }
+    check_argument(level >= MPI_THREAD_SERIALIZED, "mpi",
+                   "expected an MPI that several threads may call in turn (MPI_THREAD_SERIALIZED), got level "
+                   "{}",
+                   level);
+    check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &all_), "MPI_Comm_dup");
+    check_mpi(MPI_Comm_set_errhandler(all_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    check_mpi(MPI_Comm_rank(all_, &rank_), "MPI_Comm_rank");
+    check_mpi(MPI_Comm_size(all_, &size_), "MPI_Comm_size");
+    MPI_Comm host = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split_type(all_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
+              "MPI_Comm_split_type");
+    check_mpi(MPI_Comm_size(host, &on_this_host_), "MPI_Comm_size");
+    check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
+  }
+  /// Finalizing waits for all processes. One that fails must not: it leaves, and the launcher, which sees
+  /// that, ends those that are left.
+  ~MpiProcesses() override {
+    if (!owns_ || (size_ > 1 && (!ended_well() || std::uncaught_exceptions() > 0))) return;
+    MPI_Comm_free(&all_);
+    MPI_Finalize();
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  int on_this_host() const override { return on_this_host_; }
+
+  TransferPtr send(int to, int channel, Parcel parcel) override {
+    auto transfer = std::make_unique<MpiTransfer>(*this, std::move(parcel), false);
+    check_mpi(
+        MPI_Isend(transfer->data(), transfer->bytes(), MPI_BYTE, to, channel, all_, transfer->request()),
+        "MPI_Isend");
+    return transfer;
+  }
+  TransferPtr receive(int from, int channel, Parcel into) override {
+    auto transfer = std::make_unique<MpiTransfer>(*this, std::move(into), true);
+    check_mpi(MPI_Irecv(transfer->data(), transfer->bytes(), MPI_BYTE, from == kAny ? MPI_ANY_SOURCE : from,
+                        channel, all_, transfer->request()),
+              "MPI_Irecv");
+    return transfer;
+  }
+
+ private:
+  class MpiTransfer final : public Transfer {
+   public:
+    MpiTransfer(MpiProcesses& owner, Parcel parcel, bool receives)
+        : owner_(owner), parcel_(std::move(parcel)), receives_(receives) {}
+    ~MpiTransfer() override {
+      if (request_ == MPI_REQUEST_NULL) return;
+      if (receives_) MPI_Cancel(&request_);
+      MPI_Request_free(&request_);
+      owner_.given_up_.push_back(std::move(parcel_));
+    }
+    bool done() override {
+      int done = 0;
+      check_mpi(MPI_Test(&request_, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      return done != 0;
+    }
+    void* data() const { return parcel_.data.get(); }
+    int bytes() const { return static_cast<int>(parcel_.bytes); }
+    MPI_Request* request() { return &request_; }
+
+   private:
+    MpiProcesses& owner_;
+    Parcel parcel_;
+    bool receives_;
+    MPI_Request request_ = MPI_REQUEST_NULL;
+  };
+
+  MPI_Comm all_ = MPI_COMM_NULL;
+  int rank_ = 0, size_ = 1, on_this_host_ = 1;
+  bool owns_ = false;
+  std::list<Parcel> given_up_;  ///< MPI may still touch them
+};
+
+}  // namespace
+
+std::shared_ptr<Processes> join_processes() {
+  const int launched = launched_processes();
+  if (launched == 1) return nullptr;
+  auto processes = std::make_shared<MpiProcesses>();
+  check_argument(processes->size() > 1, "mpi",
+                 "expected {} processes that see each other, got a launcher that started {} of which each is "
+                 "alone: it belongs to another MPI than the one that Rondo was built with (try that MPI's "
+                 "mpirun, or srun --mpi=pmix)",
+                 launched, launched);
+  return processes;
+}
+
+}  // namespace rondo

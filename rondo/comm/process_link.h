@@ -1,0 +1,113 @@
+#pragma once
+// Ties the ThreadShared of several processes together: what a device posts for a device of another process,
+// its arrival at a barrier, its failure and its end are told to that process in short notes, so that both
+// keep the same books. Payload follows once both ends are posted, in pieces, through memory of the link.
+//
+// No thread of its own: whichever device waits brings everything forward (progress), one at a time.
+
+#include <array>
+#include <chrono>
+#include <deque>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "rondo/comm/processes.h"
+#include "rondo/comm/thread_shared.h"
+
+namespace rondo {
+
+class ProcessLink {
+ public:
+  /// Devices [rank * own_devices, (rank + 1) * own_devices) are of this process.
+  ProcessLink(ThreadShared& shared, std::shared_ptr<Processes> processes, int own_devices);
+  ~ProcessLink();
+
+  bool is_local(int device) const { return process_of(device) == processes_->rank(); }
+  int first_device() const { return processes_->rank() * own_devices_; }
+
+  /// Waits for all processes and throws, on all, when they bring different numbers of devices.
+  void meet();
+  /// Waits until all processes leave; after a failure not longer than a moment. Says whether all did.
+  bool leave();
+
+  // These are called with the mutex of `shared` held.
+  /// A device of this process posted its end of a message.
+  void posted(const MessagePtr& message);
+  void arrived(int device);
+  void failed(int device, const std::string& reason, bool provisional);
+  void ended(int device);
+  /// Those who came to the next barrier before this process knew that the last one was complete.
+  void arrive_early_ones();
+
+  /// Brings everything forward that can be without waiting; false when there was nothing, or when another
+  /// thread is at it. Called without the mutex.
+  bool progress();
+  /// Sends the notes that wait, as far as a moment suffices.
+  void flush();
+
+ private:
+  struct Note;
+  struct Piece {
+    Processes::TransferPtr transfer;
+    Parcel parcel;
+  };
+  /// The payload of a message.
+  struct Flow {
+    MessagePtr message;
+    bool outgoing = false;
+    std::int64_t bytes = 0, begun = 0, ended = 0;
+    std::deque<Piece> pieces = {};  ///< under way, oldest first
+  };
+
+  int process_of(int device) const { return device / own_devices_; }
+  int peer_of(const Message& message) const;
+  void tell(int process, const Note& note);
+  void tell_all(const Note& note);
+  void begin(const MessagePtr& message);
+  void take(const Note& note);
+  void take_message(const Note& note);
+  void take_arrival(const Note& note);
+  void listen();
+  /// Runs progress until ready() holds, which is called with the mutex held; false at the deadline.
+  template <class Ready>
+  bool work_until(std::chrono::steady_clock::time_point deadline, const Ready& ready);
+
+  bool receive_notes();
+  bool send_notes();
+  bool move_payloads();
+  bool advance(Flow& flow);
+  bool begin_pieces(Flow& flow);
+  bool end_pieces(Flow& flow);
+  /// Keeps the memory of a message from going away; false when it has, or when it may not be touched yet.
+  bool borrow(Message& message);
+  void give_back(Message& message);
+
+  ThreadShared& shared_;
+  const std::shared_ptr<Processes> processes_;
+  const int own_devices_;
+  const int note_channel_;
+
+  // Guarded by the mutex of `shared`.
+  std::deque<std::pair<int, std::shared_ptr<Note>>> outbox_;
+  std::vector<MessagePtr> matched_;
+  std::vector<std::optional<Contribution>> early_;  ///< by device
+  std::vector<int> brings_;                         ///< devices of each process; 0: not met yet
+  std::vector<bool> left_;
+  std::vector<int> messages_to_;  ///< sent to each process: chooses the channel
+  bool idle_ = true;              ///< no note is on its way out
+
+  // Used by the thread whose turn it is.
+  std::mutex turn_;
+  Parcel note_place_;
+  Processes::TransferPtr note_receive_;
+  std::list<Processes::TransferPtr> note_sends_;
+  std::list<Flow> flows_;
+  std::vector<Parcel> spare_;
+};
+
+}  // namespace rondo

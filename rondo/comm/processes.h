@@ -1,0 +1,64 @@
+#pragma once
+// The processes that a launcher (mpirun, srun) started together, and how bytes move between them.
+
+#include <cstddef>
+#include <memory>
+
+namespace rondo {
+
+/// Bytes on their way between processes. They belong to the transfer until it is done: a device that fails
+/// takes its own memory with it, but never memory that the network still reads or writes.
+struct Parcel {
+  std::shared_ptr<std::byte[]> data;
+  std::size_t bytes = 0;
+};
+
+/// All calls are non-blocking, and made by one thread at a time.
+class Processes {
+ public:
+  /// A send or receive under way. Destroying one that is not done gives it up.
+  class Transfer {
+   public:
+    virtual ~Transfer() = default;
+    /// Brings all transfers of this process forward; true once this one is done.
+    virtual bool done() = 0;
+  };
+  using TransferPtr = std::unique_ptr<Transfer>;
+  static constexpr int kAny = -1;           ///< receive from whichever process sends
+  static constexpr int kChannels = 32'000;  ///< channels are [0, kChannels)
+
+  virtual ~Processes() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// How many of them run on this process' host, itself included.
+  virtual int on_this_host() const = 0;
+  /// Parcels from one process to another on one channel arrive in the order in which they were sent, and are
+  /// received in the order in which receives were posted.
+  virtual TransferPtr send(int to, int channel, Parcel parcel) = 0;
+  /// Receives a parcel of at most this many bytes.
+  virtual TransferPtr receive(int from, int channel, Parcel into) = 0;
+
+  /// The number of the ring that begins now; rings follow each other and never overlap. CommunicationError
+  /// after one that did not end well.
+  int begin_ring();
+  void end_ring(bool well) { state_ = well ? State::well : State::broken; }
+
+ protected:
+  /// Whether rings ran here and all ended well, so that the processes may part in peace.
+  bool ended_well() const { return state_ == State::well; }
+
+ private:
+  enum class State { fresh, running, well, broken };
+  State state_ = State::fresh;
+  int rings_ = 0;
+};
+
+/// How many processes the launcher says that it started, from its environment variables; 1 without one.
+int launched_processes();
+
+/// Joins the processes that were launched together; null when this process is alone, which costs nothing. To
+/// be called once. Throws ArgumentError when the launcher started several processes of which each would be
+/// alone, or when this build has no MPI.
+std::shared_ptr<Processes> join_processes();
+
+}  // namespace rondo
