@@ -30,8 +30,44 @@ class Process {
  public:
   Process(std::vector<std::string> arguments, const std::string& input = "",
           const std::map<std::string, std::string>& environment = {}) {
-    write_text(streams_ / "in", input);
     arguments.insert(arguments.begin(), RONDO_COMMAND);
+    start(std::move(arguments), input, environment);
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  ~Process() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+  /// Of another program, which is the first of `words`.
+  static Process of(std::vector<std::string> words, const std::string& input,
+                    const std::map<std::string, std::string>& environment) {
+    return Process(Program{}, std::move(words), input, environment);
+  }
+
+  void signal(int number) const { ::kill(pid_, number); }
+  bool running() {
+    if (pid_ > 0 && ::waitpid(pid_, &wait_status_, WNOHANG) == pid_) pid_ = 0;
+    return pid_ > 0;
+  }
+  CommandResult wait() {
+    if (pid_ > 0) ::waitpid(pid_, &wait_status_, 0);
+    pid_ = 0;
+    const int status = WIFEXITED(wait_status_) ? WEXITSTATUS(wait_status_) : 1000 + WTERMSIG(wait_status_);
+    return {status, read_text(streams_ / "out"), read_text(streams_ / "err")};
+  }
+
+ private:
+  struct Program {};
+  Process(Program, std::vector<std::string> words, const std::string& input,
+          const std::map<std::string, std::string>& environment) {
+    start(std::move(words), input, environment);
+  }
+  void start(std::vector<std::string> arguments, const std::string& input,
+             const std::map<std::string, std::string>& environment) {
+    write_text(streams_ / "in", input);
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
@@ -49,31 +85,11 @@ class Process {
     redirect(STDIN_FILENO, "in", O_RDONLY);
     redirect(STDOUT_FILENO, "out", O_WRONLY | O_CREAT);
     redirect(STDERR_FILENO, "err", O_WRONLY | O_CREAT);
-    if (posix_spawn(&pid_, RONDO_COMMAND, &actions, nullptr, argv.data(), envp.data()) != 0)
-      throw std::runtime_error(std::string("cannot start ") + RONDO_COMMAND);
+    if (posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), envp.data()) != 0)
+      throw std::runtime_error("cannot start " + arguments[0]);
     posix_spawn_file_actions_destroy(&actions);
   }
-  Process(const Process&) = delete;
-  Process& operator=(const Process&) = delete;
-  ~Process() {
-    if (pid_ <= 0) return;
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-  }
 
-  void signal(int number) const { ::kill(pid_, number); }
-  bool running() {
-    if (pid_ > 0 && ::waitpid(pid_, &wait_status_, WNOHANG) == pid_) pid_ = 0;
-    return pid_ > 0;
-  }
-  CommandResult wait() {
-    if (pid_ > 0) ::waitpid(pid_, &wait_status_, 0);
-    pid_ = 0;
-    const int status = WIFEXITED(wait_status_) ? WEXITSTATUS(wait_status_) : 1000 + WTERMSIG(wait_status_);
-    return {status, read_text(streams_ / "out"), read_text(streams_ / "err")};
-  }
-
- private:
   TemporaryFolder streams_;
   pid_t pid_ = 0;
   int wait_status_ = 0;

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
+#include <thread>
+
 #include "rondo/comm/device_group.h"
+#include "tests/support/memory_processes.h"
 #include "tests/support/ring_case.h"
 
 namespace rondo::test {
@@ -52,6 +57,51 @@ TEST(Ring, BitsDoNotDependOnExchangeThreadsOrMemory) {
     expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .strided = true}));
     for (const int threads : {2, 3})
       expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .threads = threads}));
+  }
+}
+
+/// The ring's devices divided over processes.
+RingResult run_on_processes(const RingProblem& problem, const RingRun& run, int processes) {
+  MemoryNetwork network;
+  std::vector<RingResult> parts(static_cast<std::size_t>(processes));
+  {
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < processes; ++rank)
+      threads.emplace_back([&, rank, part = run]() mutable {
+        part.processes = std::make_shared<MemoryProcesses>(network, rank, processes);
+        parts[static_cast<std::size_t>(rank)] = run_on_ring(problem, part);
+      });
+  }
+  const auto add = [](std::vector<double>& sum, const std::vector<double>& term) {
+    std::transform(sum.begin(), sum.end(), term.begin(), sum.begin(), std::plus());
+  };
+  for (std::size_t p = 1; p < parts.size(); ++p) {
+    add(parts[0].out, parts[p].out);
+    add(parts[0].dq, parts[p].dq);
+    add(parts[0].dk, parts[p].dk);
+    add(parts[0].dv, parts[p].dv);
+    parts[0].kv_hops += parts[p].kv_hops;
+    parts[0].gradient_hops += parts[p].gradient_hops;
+  }
+  return parts[0];
+}
+
+TEST(Ring, BitsDoNotDependOnProcesses) {
+  RingProblem problem = small_problem();
+  problem.mask = {.causal = true, .window = 31, .first_k = 2};
+  problem.document_starts = {0, 40};
+  for (const bool masked : {false, true}) {
+    for (const Layout layout : {Layout::contiguous, Layout::striped, Layout::zigzag}) {
+      const RingProblem& asked = masked ? problem : small_problem();
+      const RingRun run{.devices = 4, .layout = layout};
+      const RingResult base = run_on_ring(asked, run);
+      for (const int processes : {2, 4}) {
+        const RingResult divided = run_on_processes(asked, run, processes);
+        expect_same_bits(base, divided);
+        EXPECT_EQ(base.kv_hops, divided.kv_hops);
+        EXPECT_EQ(base.gradient_hops, divided.gradient_hops);
+      }
+    }
   }
 }
 

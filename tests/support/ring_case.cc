@@ -113,7 +113,10 @@ RingResult run_on_ring(const RingProblem& problem, const RingRun& run) {
   result.dk.resize(full.k_SGD.size());
   result.dv.resize(full.v_SGE.size());
   std::mutex mutex;
-  run_ring({.devices = run.devices, .threads = run.threads, .timeout = std::chrono::seconds(120)},
+  run_ring({.devices = run.devices / (run.processes ? run.processes->size() : 1),
+            .threads = run.threads,
+            .timeout = std::chrono::seconds(120),
+            .processes = run.processes},
            [&](Context& context, Communicator& communicator) {
              RingAttention ring(context, communicator, s, run.exchange);
              for (const std::int64_t tokens : run.earlier_tokens)

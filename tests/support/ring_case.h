@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "rondo/attention/ring_attention.h"
+#include "rondo/comm/processes.h"
 #include "rondo/reference/attention.h"
 
 namespace rondo::test {
@@ -32,9 +33,10 @@ struct RingRun {
   std::vector<double> weights;  ///< shares of the devices; empty: equal
   Exchange exchange = Exchange::copy;
   int threads = 1;
-  bool lend_memory = false;                  ///< use `lent` and `spare`
-  bool strided = false;                      ///< keys and values are slices of a wider tensor
-  std::vector<std::int64_t> earlier_tokens;  ///< the ring was prepared for these before
+  bool lend_memory = false;                     ///< use `lent` and `spare`
+  bool strided = false;                         ///< keys and values are slices of a wider tensor
+  std::vector<std::int64_t> earlier_tokens;     ///< the ring was prepared for these before
+  std::shared_ptr<rondo::Processes> processes;  ///< over which the devices are divided; null: one
 };
 
 /// The same visibility written as a predicate over global tokens, independent of schedules and tiles.
@@ -43,6 +45,7 @@ bool visible(const RingProblem& problem, std::int64_t query, std::int64_t key);
 /// Inputs of the problem: q, k, v, dout in global order (rounded to the storage type).
 reference::AttentionProblem reference_problem(const RingProblem& problem, std::vector<double>* dout);
 RingResult run_reference(const RingProblem& problem);
+/// Of several processes each has the results of its own tokens, and zeros.
 RingResult run_on_ring(const RingProblem& problem, const RingRun& run);
 
 /// Largest |a - b| over the largest |b|.
