@@ -74,5 +74,6 @@ Benchmark add_linear_benchmark(CLI::App& bench);
 Benchmark add_step_benchmark(CLI::App& bench);
 Benchmark add_decode_benchmark(CLI::App& bench);
 Benchmark add_exchange_benchmark(CLI::App& bench);
+Benchmark add_overlap_benchmark(CLI::App& bench);
 
 }  // namespace rondo::apps

@@ -102,6 +102,9 @@ void RingArguments::add_to(CLI::App& app) {
       ->check(above(0))
       ->check(between(0.0, 1e7))
       ->group(kGroup);
+  add_switch(app, "--no-overlap", no_overlap_,
+             "Let messages between processes wait until a device waits for them, for comparison")
+      ->group(kGroup);
   app.add_option("--isa", isa_,
                  "Instruction set of the kernels: portable|avx2|avx512|avx512_bf16 [the best there is]")
       ->envname("RONDO_ISA")
@@ -114,6 +117,7 @@ RingOptions RingArguments::ring() const {
           .isa = parse_isa(isa_),
           .memory_limit = parse_bytes("--memory-limit", memory_limit_),
           .timeout = std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(timeout_ * 1000))),
+          .overlap = !no_overlap_,
           .processes = join_processes()};
 }
 

@@ -81,6 +81,7 @@ class RingArguments {
   int devices_ = 1, threads_ = 1;
   std::string layout_ = "zigzag", exchange_ = "copy", isa_, memory_limit_ = "0";
   double timeout_ = 600;
+  bool no_overlap_ = false;
 };
 
 /// --dtype and --block-tokens of a model that is run.

@@ -6,7 +6,7 @@
 namespace rondo::bench {
 
 Team::Team(const RingOptions& options)
-    : threads_per_device_(options.threads), group_(options.devices, options.timeout) {
+    : threads_per_device_(options.threads), group_({.devices = options.devices, .timeout = options.timeout}) {
   for (int device = 0; device < options.devices; ++device)
     contexts_.push_back(std::make_unique<Context>(ContextOptions{.device = device,
                                                                  .threads = options.threads,

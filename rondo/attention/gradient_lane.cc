@@ -2,9 +2,33 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "rondo/kernels/kernels.h"
 
 namespace rondo {
+
+std::vector<Range> gradient_parts(std::int64_t tokens) {
+  // Each part packs the queries anew, which takes enough keys to be worth it.
+  constexpr std::int64_t kMostParts = 8, kLeastKeys = 512;
+  const std::int64_t count = std::clamp<std::int64_t>(tokens / kLeastKeys, 1, kMostParts);
+  std::vector<Range> parts;
+  for (std::int64_t n = 0; n < count; ++n) parts.push_back({tokens * n / count, tokens * (n + 1) / count});
+  return parts;
+}
+
+namespace {
+
+KeyValues tokens_of(const KeyValues& pair, Range range) {
+  return {pair.k_SGD.slice(range), pair.v_SGE.slice(range)};
+}
+
+}  // namespace
+
+int GradientLane::pairs(const Communicator& communicator) {
+  return communicator.can_share() || communicator.devices() <= 2 ? 2 : 3;
+}
 
 int GradientLane::reach(int owner) const {
   const Schedule::Reach& reach = loop_.schedule.reach[static_cast<std::size_t>(owner)];
@@ -23,51 +47,108 @@ void GradientLane::begin(int distance) {
   distance_ = distance;
   if (distance == 0) return;
   const int P = loop_.communicator.devices(), me = loop_.schedule.device;
-  if (outgoing_owner_ >= 0) {
-    const bool home = reach(outgoing_owner_) == distance - 1;
-    post_send(home ? outgoing_owner_ : (me + hop_step()) % P, home);
+  if (owner_ >= 0 && reach(owner_) >= distance) {  // the block of the distance before moves on
+    leaving_.memory = partial_memory_;
+    leaving_.requests.push_back(post_send((me + hop_step()) % P, false, 0, partial_));
   }
-  const int owner = block_at(distance);
-  if (owner >= 0) {
+  partial_ = partial_memory_ = {};
+  parts_.clear();
+  parts_done_ = 0;
+  owner_ = block_at(distance);
+  if (owner_ >= 0) {
     partial_memory_ = pool_.take();
-    partial_ = first_tokens(partial_memory_, loop_.shard_tokens[static_cast<std::size_t>(owner)]);
+    partial_ = first_tokens(partial_memory_, tokens(owner_));
     kernels::fill_zero(loop_.context.stream, partial_.k_SGD);
     kernels::fill_zero(loop_.context.stream, partial_.v_SGE);
-    if (distance >= 2) post_receive(receives_, (me + P - hop_step()) % P, false, partial_);
+    parts_ =
+        reach(owner_) == distance ? gradient_parts(tokens(owner_)) : std::vector{Range{0, tokens(owner_)}};
+    if (distance >= 2) {
+      passing_.into = partial_;
+      const KeyValues place = place_for(passing_, loop_.communicator.can_share());
+      passing_.requests.push_back(
+          post_receive((me + P - hop_step()) % P, false, 0, place, loop_.communicator.can_share()));
+    }
   }
-  if (reach(me) > 0 && distance == reach(me) + 1)
-    post_receive(home_receives_, (me + reach(me) * hop_step()) % P, true, own_);
+  if (reach(me) > 0 && distance == reach(me)) {
+    // Both directions add to the same memory: only one may do so whenever something comes.
+    const bool adds = direction_ == Direction::down || loop_.communicator.can_share();
+    home_.into = own_;
+    const KeyValues place = place_for(home_, adds);
+    const std::vector<Range> parts = gradient_parts(tokens(me));
+    for (std::size_t n = 0; n < parts.size(); ++n)
+      home_.requests.push_back(
+          post_receive((me + reach(me) * hop_step()) % P, true, n, tokens_of(place, parts[n]), adds));
+  }
+}
+
+void GradientLane::part_done() {
+  if (parts_done_ == 0) received_ += finish(passing_, "receive gradients");
+  const std::size_t part = parts_done_++;
+  if (reach(owner_) == distance_)
+    complete_.requests.push_back(post_send(owner_, true, part, tokens_of(partial_, parts_[part])));
 }
 
 int GradientLane::finish_receives() {
-  return wait_for(receives_, "receive gradients") + wait_for(home_receives_, "receive own gradients");
+  while (parts_done_ < parts_.size()) part_done();  // those without tiles here
+  if (distance_ == reach(loop_.schedule.device) + 1) received_ += finish(home_, "receive own gradients");
+  return std::exchange(received_, 0);
 }
 
 void GradientLane::finish_sends() {
-  wait_for(sends_, "send gradients");
-  if (outgoing_owner_ >= 0) pool_.give(outgoing_memory_);
-  outgoing_owner_ = distance_ > 0 ? block_at(distance_) : -1;
-  outgoing_ = partial_;
-  outgoing_memory_ = partial_memory_;
-  partial_ = partial_memory_ = {};
+  finish(leaving_);
+  finish(homeward_);
+  complete_.memory = partial_memory_;
+  homeward_ = std::exchange(complete_, {});
 }
 
-void GradientLane::post_send(int to, bool home) {
-  sends_[0] = loop_.communicator.send(to, tag(MessageKind::key_gradients, home), outgoing_.k_SGD);
-  sends_[1] = loop_.communicator.send(to, tag(MessageKind::value_gradients, home), outgoing_.v_SGE);
+Tag GradientLane::tag(MessageKind kind, bool home, std::size_t part) const {
+  // Of a sum on its way home the owner knows the distance it began at.
+  return loop_.call.tag(kind, direction_, distance_, home, static_cast<int>(part));
 }
 
-void GradientLane::post_receive(Requests& requests, int from, bool home, const KeyValues& into) {
-  requests[0] = loop_.communicator.receive_add(from, tag(MessageKind::key_gradients, home), into.k_SGD);
-  requests[1] = loop_.communicator.receive_add(from, tag(MessageKind::value_gradients, home), into.v_SGE);
+GradientLane::Requests GradientLane::post_send(int to, bool home, std::size_t part,
+                                               const KeyValues& sum) const {
+  return {loop_.communicator.send(to, tag(MessageKind::key_gradients, home, part), sum.k_SGD),
+          loop_.communicator.send(to, tag(MessageKind::value_gradients, home, part), sum.v_SGE)};
 }
 
-int GradientLane::wait_for(Requests& requests, const char* what) {
-  if (!requests[0]) return 0;
+GradientLane::Requests GradientLane::post_receive(int from, bool home, std::size_t part,
+                                                  const KeyValues& into, bool adds) const {
+  Communicator& own = loop_.communicator;
+  const Tag keys = tag(MessageKind::key_gradients, home, part);
+  const Tag values = tag(MessageKind::value_gradients, home, part);
+  if (adds) return {own.receive_add(from, keys, into.k_SGD), own.receive_add(from, values, into.v_SGE)};
+  return {own.receive(from, keys, into.k_SGD), own.receive(from, values, into.v_SGE)};
+}
+
+KeyValues GradientLane::place_for(Arrival& arrival, bool adds) {
+  if (adds) return arrival.into;
+  arrival.memory = pool_.take();
+  return first_tokens(arrival.memory, arrival.into.k_SGD.tokens);
+}
+
+int GradientLane::finish(Arrival& arrival, const char* what) {
+  if (arrival.requests.empty()) return 0;
   const std::string doing = fmt::format("{}: {}, hop {}", loop_.label, what, distance_);
-  for (RequestPtr& request : requests) loop_.communicator.wait(*request, doing.c_str());
-  requests = {};
+  for (Requests& requests : arrival.requests)
+    for (RequestPtr& request : requests) loop_.communicator.wait(*request, doing.c_str());
+  if (arrival.memory.k_SGD.data != nullptr) {
+    const KeyValues sum = first_tokens(arrival.memory, arrival.into.k_SGD.tokens);
+    kernels::add(loop_.context.stream, sum.k_SGD, arrival.into.k_SGD);
+    kernels::add(loop_.context.stream, sum.v_SGE, arrival.into.v_SGE);
+    pool_.give(arrival.memory);
+  }
+  arrival = {};
   return 1;
+}
+
+void GradientLane::finish(Departure& departure) {
+  if (departure.requests.empty()) return;
+  const std::string doing = fmt::format("{}: send gradients, hop {}", loop_.label, distance_);
+  for (Requests& requests : departure.requests)
+    for (RequestPtr& request : requests) loop_.communicator.wait(*request, doing.c_str());
+  pool_.give(departure.memory);
+  departure = {};
 }
 
 }  // namespace rondo

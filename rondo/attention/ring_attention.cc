@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "rondo/attention/gradient_lane.h"
+
 namespace rondo {
 
 RingAttention::RingAttention(Context& context, Communicator& communicator, const AttentionShape& shape,
@@ -46,6 +48,10 @@ void RingAttention::prepare(const SequencePlan& plan, const Mask& mask) {
   if (communicator_->devices() > 1 && exchange_ == Exchange::copy) kv_pool_.reserve(1);
 }
 
+void RingAttention::forget_tiles() {
+  for (Step& step : schedule_.steps) step.tiles.clear();
+}
+
 void RingAttention::grow(Buffer& buffer, std::int64_t elements, const char* what) {
   const std::int64_t bytes = elements * size_of(DType::f32);
   if (buffer.bytes() >= bytes) return;
@@ -55,10 +61,13 @@ void RingAttention::grow(Buffer& buffer, std::int64_t elements, const char* what
 
 void RingAttention::reserve_backward() {
   grow(delta_, shape_.q_heads * tokens(), "delta");
-  if (communicator_->devices() > 1) gradient_pool_.reserve(kGradientPairs - gradient_pairs_in_state());
+  if (communicator_->devices() > 1)
+    gradient_pool_.reserve(GradientLane::pairs(*communicator_) - gradient_pairs_in_state());
 }
 
-int RingAttention::gradient_pairs_in_state() const { return gradient_pool_.pairs_in(state_, kGradientPairs); }
+int RingAttention::gradient_pairs_in_state() const {
+  return gradient_pool_.pairs_in(state_, GradientLane::pairs(*communicator_));
+}
 
 int RingAttention::last_distance() const {
   // The same on every device, so that gradients on their way home find their owner still in the loop.

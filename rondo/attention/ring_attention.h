@@ -27,6 +27,8 @@ class RingAttention {
 
   /// Plans the calls that follow. Allocates only when a shard is larger than any before.
   void prepare(const SequencePlan& plan, const Mask& mask);
+  /// For measurements: until the next prepare() everything travels as planned and nothing is computed on it.
+  void forget_tiles();
   const Schedule& schedule() const { return schedule_; }
   std::int64_t tokens() const { return shard_tokens_[static_cast<std::size_t>(context_->device)]; }
   /// Tokens of the largest shard: what `lent` and `spare` memory must hold.
@@ -75,9 +77,6 @@ class RingAttention {
   /// How many of the travelling gradients' pairs the attention state's memory holds during backward.
   int gradient_pairs_in_state() const;
   RingLoop loop(std::string_view label);
-
-  /// One is summed into while the other is under way.
-  static constexpr int kGradientPairs = 2;
 
   Context* context_;
   Communicator* communicator_;

@@ -23,8 +23,17 @@ class BackwardVisitor final : public RingVisitor {
     up_.begin(distance);
   }
   void compute(const Step& step, const ConstKeyValues& block) override {
-    compute(step, block,
-            step.distance == 0 ? own_ : (step.arrives == Direction::down ? down_ : up_).partial());
+    if (step.distance == 0) return compute(step, block, own_);
+    GradientLane& lane = step.arrives == Direction::down ? down_ : up_;
+    for (const Range& part : lane.parts()) {
+      const Step step_of_part{.kv = step.kv,
+                              .arrives = step.arrives,
+                              .distance = step.distance,
+                              .tiles = tiles_on_keys(step.tiles, part)};
+      compute(step_of_part, {block.k_SGD.slice(part), block.v_SGE.slice(part)},
+              {lane.partial().k_SGD.slice(part), lane.partial().v_SGE.slice(part)});
+      lane.part_done();
+    }
   }
   void compute(const Step& step, const ConstKeyValues& block, const KeyValues& gradients) {
     const DeviceTrace::Span span(

@@ -14,9 +14,9 @@ Exchange parse_exchange(std::string_view name) {
   argument_error("exchange", "expected copy or share, got '{}'", name);
 }
 
-Tag CallId::tag(MessageKind kind, Direction direction, int distance, bool home) const {
-  return (number << 32) + (static_cast<Tag>(distance) << 5) + (home ? 16 : 0) +
-         (direction == Direction::up ? 8 : 0) + static_cast<Tag>(kind);
+Tag CallId::tag(MessageKind kind, Direction direction, int distance, bool home, int part) const {
+  return (number << 32) + (static_cast<Tag>(distance) << 7) + (part << 4) + (home ? 8 : 0) +
+         (direction == Direction::up ? 4 : 0) + static_cast<Tag>(kind);
 }
 
 namespace {

@@ -23,8 +23,9 @@ Exchange parse_exchange(std::string_view name);
 enum class MessageKind { keys, values, key_gradients, value_gradients };
 struct CallId {
   std::int64_t number = 0;
-  /// `home` tells the last send of a gradient to its owner from a hop of the same distance.
-  Tag tag(MessageKind kind, Direction direction, int distance, bool home = false) const;
+  /// `home` tells the last send of a gradient to its owner, in parts up to 8, from a hop of the same
+  /// distance.
+  Tag tag(MessageKind kind, Direction direction, int distance, bool home = false, int part = 0) const;
 };
 
 struct ConstKeyValues {

@@ -36,7 +36,8 @@ class Communicator {
   virtual RequestPtr send(int to, Tag tag, const ConstTensor& data) = 0;
   /// Posts a receive into a contiguous tensor.
   virtual RequestPtr receive(int from, Tag tag, const Tensor& into) = 0;
-  /// Posts a receive that adds float32 elements to `into`. The sum is done during wait, in bounded pieces.
+  /// Posts a receive that adds float32 elements to `into`, at any moment until it has been waited for: until
+  /// then nobody else may touch them.
   virtual RequestPtr receive_add(int from, Tag tag, const Tensor& into) = 0;
   /// True where receive_view works: all devices of the ring are of one process.
   virtual bool can_share() const = 0;

@@ -23,7 +23,7 @@ std::string words_of(const std::exception_ptr& failure) {
 }  // namespace
 
 void run_ring(const RingOptions& options, const std::function<void(Context&, Communicator&)>& fn) {
-  ThreadGroup group(options.devices, options.timeout, options.processes);
+  ThreadGroup group({options.devices, options.timeout, options.processes, options.overlap});
   const int first = group.first_device();
   std::vector<std::unique_ptr<Context>> contexts;
   for (int device = 0; device < options.devices; ++device) {
@@ -32,6 +32,9 @@ void run_ring(const RingOptions& options, const std::function<void(Context&, Com
                                                                 .isa = options.isa,
                                                                 .memory_limit = options.memory_limit,
                                                                 .trace = options.trace}));
+    if (options.overlap && options.processes)
+      contexts.back()->pool.set_meanwhile(
+          {[](void* self) { static_cast<ThreadGroup*>(self)->progress(); }, &group});
   }
   std::vector<std::exception_ptr> failures(contexts.size());
   const auto body = [&](int device) {

@@ -20,6 +20,9 @@ struct RingOptions {
   std::int64_t memory_limit = 0;  ///< bytes per device; 0 is no limit
   /// Longest wait for another device, longer than it may compute between two exchanges.
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
+  /// Whether messages travel while devices compute, brought forward between the tiles of their work. Without
+  /// it, which is for comparison, they travel when a device waits for them.
+  bool overlap = true;
   Trace* trace = nullptr;  ///< where events of this process' devices go; null records nothing
   std::shared_ptr<Processes> processes = nullptr;  ///< that form the ring together; null: this one alone
 

@@ -13,6 +13,8 @@ using Clock = std::chrono::steady_clock;
 
 /// How long a process that failed waits for the others to notice before it leaves.
 constexpr auto kGrace = std::chrono::seconds(2);
+/// How often devices that compute look for messages.
+constexpr auto kProgressInterval = std::chrono::microseconds(200);
 constexpr int kNoteChannels = 2;  // rings that follow each other take turns
 
 }  // namespace
@@ -42,10 +44,12 @@ void put(std::array<char, N>& place, const std::string& text) {
 
 }  // namespace
 
-ProcessLink::ProcessLink(ThreadShared& shared, std::shared_ptr<Processes> processes, int own_devices)
+ProcessLink::ProcessLink(ThreadShared& shared, std::shared_ptr<Processes> processes, int own_devices,
+                         bool overlap)
     : shared_(shared),
       processes_(std::move(processes)),
       own_devices_(own_devices),
+      overlap_(overlap),
       note_channel_(processes_->begin_ring() % kNoteChannels),
       early_(static_cast<std::size_t>(shared.size())),
       brings_(static_cast<std::size_t>(processes_->size())),
@@ -135,7 +139,24 @@ void ProcessLink::tell_all(const Note& note) {
 }
 
 void ProcessLink::posted(const MessagePtr& message) {
+  if (overlap_)
+    announce(message);
+  else
+    held_back_.push_back(message);
+}
+
+void ProcessLink::waits(int device) {
+  if (held_back_.empty()) return;
+  std::erase_if(held_back_, [&](const MessagePtr& message) {
+    const bool own = (is_local(message->from) ? message->from : message->to) == device;
+    if (own && !message->withdrawn) announce(message);
+    return own;
+  });
+}
+
+void ProcessLink::announce(const MessagePtr& message) {
   const bool sends = is_local(message->from);
+  message->announced = true;
   const int process = peer_of(*message);
   if (sends) {
     int& number = messages_to_[static_cast<std::size_t>(process)];
@@ -212,7 +233,7 @@ void ProcessLink::take_message(const Note& note) {
   const MessagePtr message = shared_.pair(half);
   message->remote = true;
   if (sends) message->channel = note.channel;
-  if (message->matched()) begin(message);
+  if (message->matched() && message->announced) begin(message);
 }
 
 void ProcessLink::take_arrival(const Note& note) {
@@ -237,6 +258,13 @@ void ProcessLink::arrive_early_ones() {
     early_[d].reset();
     shared_.arrive(static_cast<int>(d), false);
   }
+}
+
+void ProcessLink::progress_at_times() {
+  const std::int64_t now = Clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+  if (now < next_progress_ns_.load(std::memory_order_relaxed)) return;
+  progress();
+  next_progress_ns_.store(now + kProgressInterval / std::chrono::nanoseconds(1), std::memory_order_relaxed);
 }
 
 bool ProcessLink::progress() {

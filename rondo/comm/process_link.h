@@ -6,6 +6,7 @@
 // No thread of its own: whichever device waits brings everything forward (progress), one at a time.
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <list>
@@ -24,7 +25,8 @@ namespace rondo {
 class ProcessLink {
  public:
   /// Devices [rank * own_devices, (rank + 1) * own_devices) are of this process.
-  ProcessLink(ThreadShared& shared, std::shared_ptr<Processes> processes, int own_devices);
+  /// Without `overlap` messages set out when their device waits for anything.
+  ProcessLink(ThreadShared& shared, std::shared_ptr<Processes> processes, int own_devices, bool overlap);
   ~ProcessLink();
 
   bool is_local(int device) const { return process_of(device) == processes_->rank(); }
@@ -38,6 +40,8 @@ class ProcessLink {
   // These are called with the mutex of `shared` held.
   /// A device of this process posted its end of a message.
   void posted(const MessagePtr& message);
+  /// A device of this process waits.
+  void waits(int device);
   void arrived(int device);
   void failed(int device, const std::string& reason, bool provisional);
   void ended(int device);
@@ -47,6 +51,8 @@ class ProcessLink {
   /// Brings everything forward that can be without waiting; false when there was nothing, or when another
   /// thread is at it. Called without the mutex.
   bool progress();
+  /// The same at most once in a while.
+  void progress_at_times();
   /// Sends the notes that wait, as far as a moment suffices.
   void flush();
 
@@ -68,6 +74,7 @@ class ProcessLink {
   int peer_of(const Message& message) const;
   void tell(int process, const Note& note);
   void tell_all(const Note& note);
+  void announce(const MessagePtr& message);
   void begin(const MessagePtr& message);
   void take(const Note& note);
   void take_message(const Note& note);
@@ -83,23 +90,27 @@ class ProcessLink {
   bool advance(Flow& flow);
   bool begin_pieces(Flow& flow);
   bool end_pieces(Flow& flow);
-  /// Keeps the memory of a message from going away; false when it has, or when it may not be touched yet.
+  /// Keeps the memory of a message from going away; false when it has.
   bool borrow(Message& message);
   void give_back(Message& message);
 
   ThreadShared& shared_;
   const std::shared_ptr<Processes> processes_;
   const int own_devices_;
+  const bool overlap_;
   const int note_channel_;
 
   // Guarded by the mutex of `shared`.
   std::deque<std::pair<int, std::shared_ptr<Note>>> outbox_;
   std::vector<MessagePtr> matched_;
+  std::vector<MessagePtr> held_back_;               ///< until their device waits
   std::vector<std::optional<Contribution>> early_;  ///< by device
   std::vector<int> brings_;                         ///< devices of each process; 0: not met yet
   std::vector<bool> left_;
   std::vector<int> messages_to_;  ///< sent to each process: chooses the channel
   bool idle_ = true;              ///< no note is on its way out
+
+  std::atomic<std::int64_t> next_progress_ns_ = 0;
 
   // Used by the thread whose turn it is.
   std::mutex turn_;

@@ -17,9 +17,7 @@ constexpr std::size_t kPiecesUnderWay = 4;  // of one message
 
 bool ProcessLink::borrow(Message& message) {
   const std::lock_guard lock(shared_.mutex);
-  // Until it is waited for, the device may still write what is to be added to.
-  const bool ready = message.kind != Message::Kind::add || !is_local(message.to) || message.awaited;
-  message.busy = ready && shared_.failed_device < 0 && !message.withdrawn;
+  message.busy = shared_.failed_device < 0 && !message.withdrawn;
   return message.busy;
 }
 

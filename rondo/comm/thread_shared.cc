@@ -29,6 +29,8 @@ void ThreadShared::fail(int device, const std::string& reason, bool provisional)
   if (link && link->is_local(device)) link->failed(device, reason, provisional);
 }
 
+void ThreadShared::begin_wait(int device) { link->waits(device); }
+
 bool ThreadShared::rest(Lock& lock, int device, std::chrono::steady_clock::time_point deadline, int& rests) {
   if (!link) return at(device).wake.wait_until(lock, deadline) == std::cv_status::timeout;
   // Nothing wakes a device when something comes from another process: it has to look, less and less often.

@@ -36,8 +36,8 @@ struct Message {
   bool busy = false;          ///< somebody is copying
   bool held = false;          ///< the receiver holds a view of the source
   bool done = false;          ///< nobody will read the source again
-  bool awaited = false;       ///< the receiver waits for it
   bool remote = false;        ///< one end is in another process
+  bool announced = false;     ///< the other process knows of this one's end
   int channel = 0;            ///< of its payload between processes
 
   bool matched() const { return sent && received; }
@@ -93,6 +93,8 @@ struct ThreadShared {
   template <class Ready, class Missing, class UnderWay>
   void await(Lock& lock, int device, const char* doing, const Ready& ready, const Missing& missing,
              const UnderWay& under_way);
+  /// `device` is about to wait.
+  void begin_wait(int device);
   /// Sleeps until `device` is woken, or brings the link forward; `rests` counts how often in a row. True when
   /// the deadline has passed.
   bool rest(Lock& lock, int device, std::chrono::steady_clock::time_point deadline, int& rests);
@@ -156,6 +158,7 @@ void ThreadShared::await(Lock& lock, int device, const char* doing, const Ready&
                          const Missing& missing, const UnderWay& under_way) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   int rests = 0;
+  if (link) begin_wait(device);
   for (bool late = false;; late = rest(lock, device, deadline, rests)) {
     if (ready()) return;
     check_alive();

@@ -29,7 +29,6 @@ class ThreadRequest final : public Request {
   bool views() const { return view_ != nullptr; }
 
   void wait(Lock& lock, const char* doing, DeviceTrace& trace) {
-    message_->awaited = message_->awaited || !sender_;
     {
       const DeviceTrace::Span span(trace, "wait", trace.enabled() ? doing : "");
       if (own() == peer()) serve_itself(lock, doing);
@@ -180,18 +179,24 @@ class ThreadCommunicator final : public Communicator {
 
 }  // namespace
 
-ThreadGroup::ThreadGroup(int devices, std::chrono::milliseconds timeout,
-                         std::shared_ptr<Processes> processes) {
-  check_argument(devices >= 1, "devices", "expected at least 1 device, got {}", devices);
-  check_argument(timeout.count() > 0, "timeout", "expected more than 0 ms, got {} ms", timeout.count());
-  const int number = processes ? processes->size() : 1;
-  shared_ = std::make_shared<ThreadShared>(devices * number, timeout);
-  if (number > 1) shared_->link = std::make_unique<ProcessLink>(*shared_, std::move(processes), devices);
+ThreadGroup::ThreadGroup(const ThreadGroupOptions& options) {
+  check_argument(options.devices >= 1, "devices", "expected at least 1 device, got {}", options.devices);
+  check_argument(options.timeout.count() > 0, "timeout", "expected more than 0 ms, got {} ms",
+                 options.timeout.count());
+  const int number = options.processes ? options.processes->size() : 1;
+  shared_ = std::make_shared<ThreadShared>(options.devices * number, options.timeout);
+  if (number > 1)
+    shared_->link =
+        std::make_unique<ProcessLink>(*shared_, options.processes, options.devices, options.overlap);
 }
 
 ThreadGroup::~ThreadGroup() = default;
 
 int ThreadGroup::first_device() const { return shared_->link ? shared_->link->first_device() : 0; }
+
+void ThreadGroup::progress() {
+  if (shared_->link) shared_->link->progress_at_times();
+}
 
 void ThreadGroup::meet() {
   if (shared_->link) shared_->link->meet();

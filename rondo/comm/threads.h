@@ -23,11 +23,19 @@ struct ThreadShared;
 ///
 /// Sends and receives of a device to itself are allowed; both ends must be posted before either is waited
 /// for.
+struct ThreadGroupOptions {
+  int devices = 1;                             ///< of this process
+  std::chrono::milliseconds timeout{600'000};  ///< bounds every wait; must be positive
+  /// Other processes, which make the same group, each with as many devices: all devices form one ring,
+  /// process by process. Null: this one alone.
+  std::shared_ptr<Processes> processes = nullptr;
+  /// Whether messages to other processes set out when they are posted, or not before their device waits.
+  bool overlap = true;
+};
+
 class ThreadGroup {
  public:
-  /// `timeout` bounds every wait; it must be positive. With other processes (which make the same group, each
-  /// with as many devices) all devices form one ring, process by process.
-  ThreadGroup(int devices, std::chrono::milliseconds timeout, std::shared_ptr<Processes> processes = nullptr);
+  explicit ThreadGroup(const ThreadGroupOptions& options);
   ~ThreadGroup();
   /// The communicator of one device; used by that device's thread alone. With a trace, each wait is recorded
   /// under the words of `doing`: category "wait" until the peer came, then "exchange" while data are copied.
@@ -35,6 +43,9 @@ class ThreadGroup {
   /// Wakes every waiting device; their waits and later calls throw CommunicationError "device D failed:
   /// reason". The first call counts. Safe from any thread.
   void cancel(int device, const std::string& reason);
+  /// Brings messages between processes forward if nobody has for a moment: costs next to nothing, so that it
+  /// can be called between any two pieces of work. Safe from any thread.
+  void progress();
   /// Says that a device will take part in nothing more: whoever waits for it fails at once, not at the
   /// timeout.
   void end(int device);

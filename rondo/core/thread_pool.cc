@@ -16,7 +16,10 @@ ThreadPool::~ThreadPool() = default;
 
 void ThreadPool::run(std::int64_t tasks, const std::function<void(std::int64_t, int)>& task) {
   if (workers_.empty() || tasks <= 1) {
-    for (std::int64_t index = 0; index < tasks; ++index) task(index, 0);
+    for (std::int64_t index = 0; index < tasks; ++index) {
+      task(index, 0);
+      meanwhile_();
+    }
     return;
   }
   std::unique_lock lock(mutex_);
@@ -40,6 +43,7 @@ void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
     std::exception_ptr failure;
     try {
       task(index, worker);
+      meanwhile_();
     } catch (...) {
       failure = std::current_exception();
     }

@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "rondo/core/meanwhile.h"
+
 namespace rondo {
 
 /// Runs numbered tasks on `threads` threads, of which the caller is one. Waits without spinning.
@@ -22,6 +24,10 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// What every thread does after each task, and long tasks in between. To be set while nothing runs.
+  void set_meanwhile(Meanwhile meanwhile) { meanwhile_ = meanwhile; }
+  Meanwhile meanwhile() const { return meanwhile_; }
 
   /// Calls task(index, worker) once for each index in [0, tasks), worker in [0, threads()); returns when all
   /// are done. After an exception no further task is begun; the first is rethrown here when those at work
@@ -37,6 +43,7 @@ class ThreadPool {
   const std::function<void(std::int64_t, int)>* task_ = nullptr;
   std::int64_t tasks_ = 0, next_ = 0, unfinished_ = 0;
   std::exception_ptr failure_;
+  Meanwhile meanwhile_;
   std::vector<std::jthread> workers_;  // last member: threads end before what they use
 };
 

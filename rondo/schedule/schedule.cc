@@ -228,4 +228,19 @@ const Step* Schedule::global_step() const {
   return nullptr;
 }
 
+std::vector<Tile> tiles_on_keys(const std::vector<Tile>& tiles, Range keys) {
+  std::vector<Tile> on_keys;
+  for (Tile tile : tiles) {
+    const Range seen{std::max(tile.k.begin, keys.begin), std::min(tile.k.end, keys.end)};
+    if (seen.begin >= seen.end) continue;
+    const std::int64_t skipped = seen.begin - tile.k.begin;
+    if (tile.band.lo != -Band::unbounded) tile.band.lo -= skipped;
+    if (tile.band.hi != Band::unbounded) tile.band.hi -= skipped;
+    tile.k_position += skipped * tile.stride;
+    tile.k = {seen.begin - keys.begin, seen.end - keys.begin};
+    on_keys.push_back(tile);
+  }
+  return on_keys;
+}
+
 }  // namespace rondo

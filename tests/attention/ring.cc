@@ -6,6 +6,7 @@
 #include <functional>
 #include <thread>
 
+#include "rondo/attention/gradient_lane.h"
 #include "rondo/comm/device_group.h"
 #include "tests/support/memory_processes.h"
 #include "tests/support/ring_case.h"
@@ -84,6 +85,28 @@ RingResult run_on_processes(const RingProblem& problem, const RingRun& run, int 
     parts[0].gradient_hops += parts[p].gradient_hops;
   }
   return parts[0];
+}
+
+TEST(Ring, LargeBlocksGradientsGoHomeInParts) {
+  // Shards of more than one part; a window that ends in the second shard, where blocks travel both ways and
+  // not equally far, and a full ring.
+  ASSERT_EQ(gradient_parts(1100).size(), 2u);
+  for (const std::int64_t window : {std::int64_t{0}, std::int64_t{1300}}) {
+    RingProblem problem{.tokens = 3300, .mask = {.causal = true, .window = window}};
+    problem.shape = {.q_heads = 2, .kv_heads = 1, .qk_dim = 4, .v_dim = 4};
+    const RingResult one = run_on_ring(problem, {.devices = 1});
+    for (const Layout layout : {Layout::contiguous, Layout::zigzag}) {
+      const RingRun run{.devices = 3, .layout = layout};
+      const RingResult ring = run_on_ring(problem, run);
+      EXPECT_LE(relative_to_largest(ring.dq, one.dq), 1e-5);
+      EXPECT_LE(relative_to_largest(ring.dk, one.dk), 1e-5);
+      EXPECT_LE(relative_to_largest(ring.dv, one.dv), 1e-5);
+      expect_same_bits(ring, run_on_processes(problem, run, 3));
+      RingRun shared = run;
+      shared.exchange = Exchange::share;
+      expect_same_bits(ring, run_on_ring(problem, shared));
+    }
+  }
 }
 
 TEST(Ring, BitsDoNotDependOnProcesses) {

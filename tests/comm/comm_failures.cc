@@ -223,7 +223,7 @@ TEST_P(Failures, InsideCollectivesLetNobodyReadFreedMemory) {
 // A device is cancelled from outside while the others are anywhere inside the collective.
 TEST(ThreadGroups, CancelledFromOutsideLetNobodyReadFreedMemory) {
   for (int round = 0; round < 30; ++round) {
-    ThreadGroup group(4, 60s);
+    ThreadGroup group({.devices = 4, .timeout = 60s});
     std::vector<std::jthread> threads;
     for (int device = 0; device < 4; ++device) {
       threads.emplace_back([&, device] {
@@ -363,9 +363,9 @@ TEST_P(Failures, OfRequestsThatNobodyWaitsFor) {
 }
 
 TEST(ThreadGroups, CheckTheirArguments) {
-  EXPECT_THROW(ThreadGroup(0, 1s), ArgumentError);
-  EXPECT_THROW(ThreadGroup(1, 0s), ArgumentError);
-  EXPECT_THROW((void)ThreadGroup(2, 1s).communicator(2), ArgumentError);
+  EXPECT_THROW(ThreadGroup({.devices = 0, .timeout = 1s}), ArgumentError);
+  EXPECT_THROW(ThreadGroup({.devices = 1, .timeout = 0s}), ArgumentError);
+  EXPECT_THROW((void)ThreadGroup({.devices = 2, .timeout = 1s}).communicator(2), ArgumentError);
   EXPECT_THROW(spawn(0, [](Context&, Communicator&) {}), ArgumentError);
   EXPECT_THROW(spawn(1, [](Context&, Communicator&) {}, {.threads = 0}), ArgumentError);
   spawn(1, [](Context&, Communicator& comm) { comm.barrier(); },
@@ -373,7 +373,7 @@ TEST(ThreadGroups, CheckTheirArguments) {
 }
 
 TEST(ThreadGroups, KeepTheFirstFailure) {
-  ThreadGroup group(3, 60s);
+  ThreadGroup group({.devices = 3, .timeout = 60s});
   EXPECT_EQ(group.failed_device(), -1);
   group.cancel(1, "first");
   group.cancel(2, "second");

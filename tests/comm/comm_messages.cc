@@ -139,7 +139,7 @@ TEST_P(Messages, OfAnySizeArriveWhole) {
 }
 
 // A device computes the terms that others are added to while those travel.
-TEST_P(Messages, AreAddedOnlyWhileWaitedFor) {
+TEST_P(Messages, AreAddedOnceBeforeTheyWereWaitedFor) {
   spawn(2, [&](Context&, Communicator& comm) {
     std::vector<float> values(100, 1), other(100);
     if (comm.device() == 0) {
@@ -151,11 +151,8 @@ TEST_P(Messages, AreAddedOnlyWhileWaitedFor) {
     const auto sum = comm.receive_add(0, 1, tensor_of(values));
     const auto received = comm.receive(0, 2, tensor_of(other));
     comm.wait(*received, "later");
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    EXPECT_EQ(values, std::vector<float>(100, 1));
-    std::fill(values.begin(), values.end(), 5.0f);
     comm.wait(*sum, "sum");
-    EXPECT_EQ(values, std::vector<float>(100, 6));
+    EXPECT_EQ(values, std::vector<float>(100, 2));
   });
 }
 

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <set>
+
 #include "tests/schedule/brute_force.h"
 
 namespace rondo::test {
@@ -99,6 +102,32 @@ TEST(Tiles, OfStripedShardsAreNearlyTriangles) {
                                                          .q_position = 4,
                                                          .k_position = 2,
                                                          .stride = 3}}));
+}
+
+TEST(Tiles, OnARangeOfKeysAllowTheSamePairsThere) {
+  const Layout layouts[] = {Layout::contiguous, Layout::striped, Layout::zigzag};
+  for (const Layout layout : layouts) {
+    const SequencePlan plan{.tokens = 61, .devices = 3, .layout = layout, .document_starts = {0, 17}};
+    for (const Mask& mask :
+         {Mask{.causal = true}, Mask{.causal = true, .window = 9}, Mask{.causal = false}}) {
+      for (const Step& step : make_schedule(plan, mask, 1).steps) {
+        const auto pairs_of = [](const std::vector<Tile>& tiles, std::int64_t first_key) {
+          std::set<std::array<std::int64_t, 4>> pairs;  // query, key, and their positions
+          for (const Tile& tile : tiles)
+            for (std::int64_t i = 0; i < tile.q.size(); ++i)
+              for (std::int64_t j = 0; j < tile.k.size(); ++j)
+                if (tile.band.allows(i, j))
+                  pairs.insert({tile.q.begin + i, first_key + tile.k.begin + j,
+                                tile.q_position + i * tile.stride, tile.k_position + j * tile.stride});
+          return pairs;
+        };
+        std::set<std::array<std::int64_t, 4>> in_parts;
+        for (const Range part : {Range{0, 6}, Range{6, 7}, Range{7, 21}})
+          in_parts.merge(pairs_of(tiles_on_keys(step.tiles, part), part.begin));
+        EXPECT_EQ(in_parts, pairs_of(step.tiles, 0));
+      }
+    }
+  }
 }
 
 TEST(Tiles, WorkIsBalancedByStripedAndZigzag) {

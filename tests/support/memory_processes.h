@@ -38,8 +38,13 @@ class MemoryNetwork {
     if (found == box.end()) return false;
     std::memcpy(into.data.get(), (*found)->parcel.data.get(), std::min(into.bytes, (*found)->parcel.bytes));
     (*found)->taken = true;
+    bytes_taken_ += (*found)->parcel.bytes;
     box.erase(found);
     return true;
+  }
+  std::size_t bytes_taken() {
+    const std::lock_guard lock(mutex_);
+    return bytes_taken_;
   }
   bool taken(const EnvelopePtr& envelope) {
     const std::lock_guard lock(mutex_);
@@ -48,6 +53,7 @@ class MemoryNetwork {
 
  private:
   std::mutex mutex_;
+  std::size_t bytes_taken_ = 0;
   std::map<std::pair<int, int>, std::list<EnvelopePtr>> boxes_;  // by receiver and channel
 };
 

@@ -58,7 +58,9 @@ struct BackwardCells {
 
 BackwardTask backward_task(const AttentionBackward& args, const ScoreRule& rule, std::int64_t head) {
   const std::int64_t kv_head = head / (args.q_THD.heads / args.k_SGD.heads), tokens = args.q_THD.tokens;
-  return {.q = head_view(args.q_THD, head),
+  return {.meanwhile = nullptr,
+          .meanwhile_self = nullptr,
+          .q = head_view(args.q_THD, head),
           .k = head_view(args.k_SGD, kv_head),
           .v = head_view(args.v_SGE, kv_head),
           .dout = head_view(args.dout_THE, head),
@@ -120,11 +122,14 @@ void attention_forward(Stream& stream, const AttentionForward& args) {
   const std::int64_t tile_elements = attention_state_elements(kQueryTile, 1, v.dim);
   stream.reserve_scratch(kernels.attention_forward_scratch(q.dim, v.dim, queries) * size_of(DType::f32));
   const std::vector<std::int64_t> order = by_falling_work(boxes, q.tokens);
+  const Meanwhile meanwhile = stream.pool().meanwhile();
   stream.pool().run(q.heads * std::ssize(order), [&](std::int64_t index, int worker) {
     const std::int64_t head = index % q.heads;
     const std::int64_t begin = order[static_cast<std::size_t>(index / q.heads)] * kForwardQueries;
     kernels.attention_forward(
-        {.q = head_view(q, head),
+        {.meanwhile = meanwhile.call,
+         .meanwhile_self = meanwhile.self,
+         .q = head_view(q, head),
          .k = head_view(k, head / group),
          .v = head_view(v, head / group),
          .rule = &rule,
@@ -146,6 +151,7 @@ void attention_backward(Stream& stream, const AttentionBackward& args) {
   stream.reserve_scratch(kernels.attention_backward_scratch(q.dim, args.v_SGE.dim, q.tokens) *
                          size_of(DType::f32));
   const std::int64_t group = q.heads / k.heads;
+  const Meanwhile meanwhile = stream.pool().meanwhile();
   const BackwardCells cells(q.tokens, k.tokens, group, k.heads);
   for (std::int64_t wave = 0; wave < cells.waves(); ++wave) {
     stream.pool().run(k.heads * cells.rows, [&](std::int64_t index, int worker) {
@@ -158,6 +164,8 @@ void attention_backward(Stream& stream, const AttentionBackward& args) {
       task.k_begin = column * cells.keys;
       task.k_end = std::min(task.k_begin + cells.keys, k.tokens);
       task.scratch = reinterpret_cast<float*>(stream.scratch(worker));
+      task.meanwhile = meanwhile.call;
+      task.meanwhile_self = meanwhile.self;
       kernels.attention_backward(task);
     });
   }

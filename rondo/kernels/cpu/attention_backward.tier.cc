@@ -268,6 +268,7 @@ void backward_tile(Backward<Element>& w, const TileBox& box, const Extent& exten
     const i64 loaded = least(kBackwardKeys, extent.k_end - first);
     load_keys(w, box.k_begin + first, loaded);
     for (i64 origin = w.task.q_begin; origin < w.task.q_end; origin += kTile) {
+      if (w.task.meanwhile != nullptr) w.task.meanwhile(w.task.meanwhile_self);
       w.ahead = queries_ahead(w, origin + kTile - w.task.q_begin);
       for (i64 k0 = first; k0 < first + loaded; k0 += kBackwardBlock) {
         const i64 k1 = least(k0 + kBackwardBlock, first + loaded);

@@ -201,6 +201,7 @@ template <class Element>
 void forward_tile(Forward<Element>& f, const TileBox& box, const Extent& extent) {
   const ForwardTask& task = f.task;
   for (i64 k0 = extent.k_begin; k0 < extent.k_end; k0 += kForwardKeys) {
+    if (task.meanwhile != nullptr) task.meanwhile(task.meanwhile_self);
     const i64 keys = least(kForwardKeys, extent.k_end - k0);
     Element::pack_rows(task.k, box.k_begin + k0, keys, f.qk_words, f.k);
     Element::pack_over_tokens(task.v, box.k_begin + k0, keys, task.v.dim, f.v);

@@ -42,6 +42,8 @@ struct ScoreRule {
 
 /// Forward of the queries [q_begin, q_end) of one head; q_begin is a multiple of kQueryTile.
 struct ForwardTask {
+  void (*meanwhile)(void*);  ///< core/meanwhile.h: to be called often; null: nothing
+  void* meanwhile_self;
   HeadView q, k, v;
   const ScoreRule* rule;
   std::uint32_t head;
@@ -53,6 +55,8 @@ struct ForwardTask {
 /// Backward of the queries [q_begin, q_end) and keys [k_begin, k_end) of one head; q_begin is a multiple of
 /// kQueryTile. Gradients are added to. Tasks that share neither queries nor keys may run at once.
 struct BackwardTask {
+  void (*meanwhile)(void*);  ///< as in ForwardTask
+  void* meanwhile_self;
   HeadView q, k, v, dout;
   const ScoreRule* rule;
   std::uint32_t head;

@@ -1,0 +1,145 @@
+#include "bench/overlap.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <stdexcept>
+
+#include "rondo/core/error.h"
+#include "rondo/core/random.h"
+#include "rondo/kernels/peak.h"
+
+namespace rondo::bench {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Part = AttentionDevice::Part;
+
+enum class Mode { overlap, plain, exchange };
+
+/// What one ring saw.
+struct Seen {
+  double seconds = 0;             ///< of the pass, slowest device
+  std::uint64_t results = 0;      ///< hash of what this process' devices computed
+  std::int64_t received = 0;      ///< bytes that came to one device
+  std::int64_t device_pairs = 0;  ///< query-key pairs of the device that has most
+};
+
+std::uint64_t hash(const Tensor& tensor) {
+  const auto* words = static_cast<const std::uint32_t*>(tensor.data);
+  std::uint64_t sum = 0;
+  for (std::int64_t n = 0; n < tensor.bytes() / 4; ++n) sum = mix64(sum ^ words[n]);
+  return sum;
+}
+
+double slowest(Communicator& communicator, double seconds) {
+  std::vector<double> all(static_cast<std::size_t>(communicator.devices()));
+  communicator.all_gather(std::as_bytes(std::span(&seconds, 1)), std::as_writable_bytes(std::span(all)));
+  return *std::max_element(all.begin(), all.end());
+}
+
+/// Bytes that a device receives in a pass: keys and values as they are, gradients in float32.
+std::int64_t received(const AttentionCase& what, const RingAttention::Counters& before,
+                      const RingAttention::Counters& after, std::int64_t tokens) {
+  const std::int64_t elements = 2 * tokens * what.kv_heads * what.head_dim;
+  return elements * ((after.kv_hops - before.kv_hops) * size_of(what.dtype) +
+                     (after.gradient_hops - before.gradient_hops) * size_of(DType::f32));
+}
+
+Seen run(const AttentionCase& what, Pass pass, Mode mode) {
+  RingOptions options = what.ring;
+  options.overlap = mode != Mode::plain;
+  Seen seen;
+  std::mutex mutex;
+  run_ring(options, [&](Context& context, Communicator& communicator) {
+    AttentionDevice device(context, communicator, what);
+    const std::int64_t pairs = count_pairs(device.ring().schedule());
+    if (mode == Mode::exchange) device.exchange_only();
+    const auto once = [&] { pass == Pass::forward ? device.forward() : device.backward(); };
+    if (pass != Pass::forward) device.forward();
+    once();
+    communicator.barrier();
+    const RingAttention::Counters before = device.ring().counters();
+    const auto begin = Clock::now();
+    once();
+    const double own = std::chrono::duration<double>(Clock::now() - begin).count();
+    const double seconds = slowest(communicator, own);
+    const std::lock_guard lock(mutex);
+    seen.seconds = seconds;
+    seen.received =
+        std::max(seen.received, received(what, before, device.ring().counters(), device.tokens()));
+    seen.device_pairs = std::max(seen.device_pairs, pairs);
+    if (pass == Pass::forward) {
+      seen.results += mix64(static_cast<std::uint64_t>(context.device)) ^ hash(device.part(Part::out));
+    } else {
+      for (const Part part : {Part::dq, Part::dk, Part::dv})
+        seen.results += mix64(static_cast<std::uint64_t>(context.device)) ^ hash(device.part(part));
+    }
+  });
+  return seen;
+}
+
+/// Tokens per device that the exchange needs to hide behind computation at these rates: a step of c queries
+/// and c keys takes 4 c^2 D FLOPs per query head forward, 10 c^2 D backward; its hop 2 c D elements per
+/// key/value head, and in backward as many in float32. A causal mask leaves half of the work.
+double needed_tokens(const AttentionCase& what, Pass pass, double flops, double bytes) {
+  const double e = static_cast<double>(size_of(what.dtype));
+  const double group = static_cast<double>(what.heads) / static_cast<double>(what.kv_heads);
+  const double share = what.mask.causal ? 0.5 : 1.0;
+  return pass == Pass::forward ? flops * e / (2 * group * share * bytes)
+                               : flops * (e + 4) / (5 * group * share * bytes);
+}
+
+}  // namespace
+
+Row bench_overlap(const AttentionCase& what, Pass pass, const MeasureOptions& options) {
+  const int devices = what.ring.devices_in_all();
+  check_argument(devices > what.ring.devices, "bench",
+                 "expected several processes, as exchanges between devices of one hide nothing, got one; use "
+                 "mpirun");
+  check_argument(pass != Pass::both, "bench", "--pass: expected forward or backward, got both");
+  std::vector<double> overlap, plain, exchange;
+  Seen seen;
+  for (int round = 0; round < options.runs; ++round) {
+    const Seen with = run(what, pass, Mode::overlap), without = run(what, pass, Mode::plain);
+    if (with.results != without.results)
+      throw std::runtime_error("[bench] expected the same bits with and without overlap, got others");
+    overlap.push_back(with.seconds);
+    plain.push_back(without.seconds);
+    exchange.push_back(run(what, pass, Mode::exchange).seconds);
+    seen = with;
+  }
+  const double together = median(overlap), apart = median(plain), alone = median(exchange);
+  const double work =
+      static_cast<double>(seen.device_pairs * what.heads * what.head_dim) * (pass == Pass::forward ? 4 : 10);
+  const double bytes = static_cast<double>(seen.received) / alone;
+  const double needed = needed_tokens(what, pass, work / (apart - alone), bytes);
+  const double tokens = static_cast<double>(what.ctx) / devices;
+  Row row{.bench = "overlap",
+          .pass = name_of(pass),
+          .dtype = short_name(what.dtype),
+          .head_dim = what.head_dim,
+          .heads = what.heads,
+          .kv_heads = what.kv_heads,
+          .ctx = what.ctx,
+          .mask = name_of(what.mask),
+          .layout = rondo::name_of(what.layout),
+          .devices = devices,
+          .threads = what.ring.threads,
+          .isa = kernels::tier_name(what.ring.isa),
+          .seconds_median = together,
+          .seconds_min = least(overlap),
+          .runs = options.runs,
+          .max_rel_error = 0.0};
+  row.more = {{"tokens_device", tokens},
+              {"needed_tokens", needed},
+              {"tokens_share", tokens / needed, 3},
+              {"seconds_no_overlap", apart},
+              {"seconds_exchange", alone},
+              {"hidden", (apart - together) / alone, 3},
+              {"gbytes_per_second", bytes / 1e9, 3}};
+  return row;
+}
+
+}  // namespace rondo::bench
