@@ -5,6 +5,7 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "rondo/comm/threads.h"
 #include "rondo/core/error.h"
 #include "rondo/core/random.h"
 #include "rondo/kernels/peak.h"
@@ -45,6 +46,33 @@ std::int64_t received(const AttentionCase& what, const RingAttention::Counters& 
   const std::int64_t elements = 2 * tokens * what.kv_heads * what.head_dim;
   return elements * ((after.kv_hops - before.kv_hops) * size_of(what.dtype) +
                      (after.gradient_hops - before.gradient_hops) * size_of(DType::f32));
+}
+
+/// Seconds of the pass' computation without any exchange, while all processes are at it: as many passes over
+/// a sequence of one device's own tokens as there are devices have the same tiles.
+double computation(const AttentionCase& what, Pass pass) {
+  const int devices = what.ring.devices_in_all();
+  double seconds = 0;
+  std::mutex mutex;
+  run_ring(what.ring, [&](Context&, Communicator& communicator) {
+    AttentionCase own = what;
+    own.ctx /= devices;
+    own.ring = {.threads = what.ring.threads, .isa = what.ring.isa};
+    Context alone({.threads = what.ring.threads, .isa = what.ring.isa});
+    ThreadGroup group({.devices = 1});
+    const auto itself = group.communicator(0);
+    AttentionDevice device(alone, *itself, own);
+    device.forward();
+    const auto once = [&] { pass == Pass::forward ? device.forward() : device.backward(); };
+    once();
+    communicator.barrier();
+    const auto begin = Clock::now();
+    for (int n = 0; n < devices; ++n) once();
+    const double took = slowest(communicator, std::chrono::duration<double>(Clock::now() - begin).count());
+    const std::lock_guard lock(mutex);
+    seconds = took;
+  });
+  return seconds;
 }
 
 Seen run(const AttentionCase& what, Pass pass, Mode mode) {
@@ -99,7 +127,8 @@ Row bench_overlap(const AttentionCase& what, Pass pass, const MeasureOptions& op
                  "expected several processes, as exchanges between devices of one hide nothing, got one; use "
                  "mpirun");
   check_argument(pass != Pass::both, "bench", "--pass: expected forward or backward, got both");
-  std::vector<double> overlap, plain, exchange;
+  check_argument(what.mask.window == 0, "bench", "--mask: expected none or causal, got a window");
+  std::vector<double> overlap, plain, alone, compute;
   Seen seen;
   for (int round = 0; round < options.runs; ++round) {
     const Seen with = run(what, pass, Mode::overlap), without = run(what, pass, Mode::plain);
@@ -107,14 +136,15 @@ Row bench_overlap(const AttentionCase& what, Pass pass, const MeasureOptions& op
       throw std::runtime_error("[bench] expected the same bits with and without overlap, got others");
     overlap.push_back(with.seconds);
     plain.push_back(without.seconds);
-    exchange.push_back(run(what, pass, Mode::exchange).seconds);
+    alone.push_back(run(what, pass, Mode::exchange).seconds);
+    compute.push_back(computation(what, pass));
     seen = with;
   }
-  const double together = median(overlap), apart = median(plain), alone = median(exchange);
+  const double computing = median(compute), exchanging = median(plain) - computing;
   const double work =
       static_cast<double>(seen.device_pairs * what.heads * what.head_dim) * (pass == Pass::forward ? 4 : 10);
-  const double bytes = static_cast<double>(seen.received) / alone;
-  const double needed = needed_tokens(what, pass, work / (apart - alone), bytes);
+  const double bytes = static_cast<double>(seen.received) / exchanging;
+  const double needed = needed_tokens(what, pass, work / computing, bytes);
   const double tokens = static_cast<double>(what.ctx) / devices;
   Row row{.bench = "overlap",
           .pass = name_of(pass),
@@ -128,16 +158,18 @@ Row bench_overlap(const AttentionCase& what, Pass pass, const MeasureOptions& op
           .devices = devices,
           .threads = what.ring.threads,
           .isa = kernels::tier_name(what.ring.isa),
-          .seconds_median = together,
+          .seconds_median = median(overlap),
           .seconds_min = least(overlap),
           .runs = options.runs,
           .max_rel_error = 0.0};
   row.more = {{"tokens_device", tokens},
               {"needed_tokens", needed},
               {"tokens_share", tokens / needed, 3},
-              {"seconds_no_overlap", apart},
-              {"seconds_exchange", alone},
-              {"hidden", (apart - together) / alone, 3},
+              {"seconds_no_overlap", median(plain)},
+              {"seconds_compute", computing},
+              {"seconds_exchange", exchanging},
+              {"seconds_exchange_alone", median(alone)},
+              {"hidden", (median(plain) - median(overlap)) / exchanging, 3},
               {"gbytes_per_second", bytes / 1e9, 3}};
   return row;
 }

@@ -11,7 +11,7 @@ namespace rondo {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
-constexpr std::size_t kPiecesUnderWay = 4;  // of one message
+constexpr std::size_t kPiecesUnderWay = 8;  // of one message
 
 }  // namespace
 
