@@ -21,6 +21,13 @@ std::vector<std::string> gather_words(Communicator& communicator, const std::str
   return words;
 }
 
+std::filesystem::path broadcast_path(Communicator& communicator, const std::filesystem::path& own) {
+  std::array<char, 4096> text{};
+  if (communicator.device() == 0) own.string().copy(text.data(), text.size() - 1);
+  communicator.broadcast(0, std::as_writable_bytes(std::span(text)));
+  return std::string(text.data());
+}
+
 void agree(Communicator& communicator, const std::string& own_failure, const char* operation,
            const char* could_not) {
   const std::vector<std::string> failures = gather_words(communicator, own_failure);

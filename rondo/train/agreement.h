@@ -2,6 +2,7 @@
 // Devices that do something together in which each may fail: all learn of it, and none is left alone.
 
 #include <exception>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,9 @@ namespace rondo {
 
 /// What each device says, on every device: collective. Cut off after 1,000 bytes.
 std::vector<std::string> gather_words(Communicator& communicator, const std::string& own);
+
+/// Device 0's path on every device: collective. At most 4,095 bytes, the system's own limit.
+std::filesystem::path broadcast_path(Communicator& communicator, const std::filesystem::path& own);
 
 /// Runs `work` and returns what a failure in it says, else nothing. CommunicationError is thrown on: the ring
 /// itself broke, and nobody can be told.

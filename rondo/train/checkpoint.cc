@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "rondo/core/error.h"
@@ -46,15 +45,6 @@ std::vector<fs::path> folders_of(const fs::path& run) {
       found.push_back(entry.path());
   std::sort(found.begin(), found.end());
   return found;
-}
-
-/// A path, the same on all devices: that of device 0. Empty where it has none.
-fs::path broadcast_path(Communicator& communicator, const fs::path& own) {
-  constexpr std::size_t kMost = 4096;  // PATH_MAX
-  std::array<char, kMost> text{};
-  if (communicator.device() == 0) own.string().copy(text.data(), kMost - 1);
-  communicator.broadcast(0, std::as_writable_bytes(std::span(text)));
-  return std::string(text.data());
 }
 
 }  // namespace

@@ -61,6 +61,10 @@ std::filesystem::path save_checkpoint(Communicator& communicator, const Checkpoi
                                       const ModelConfig& config, const ParameterTable& table,
                                       const TrainingState& state, const CheckpointSource& source);
 
+/// Throws the same IoError on all devices when one of them does not see what device 0 creates in the run's
+/// folder: better now than at the first checkpoint. Collective.
+void check_shared_folder(Communicator& communicator, const CheckpointPlace& place);
+
 /// Checkpoints of a run, oldest first, by their names: not verified.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& run);
 

@@ -2,7 +2,6 @@
 // succeeded lists what there is in the manifest, syncs and renames it.
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -72,6 +71,15 @@ ordered_json state_json(const TrainingState& state) {
   return json;
 }
 
+/// A folder that device 0 made has to be there for all.
+void check_seen(const fs::path& folder) {
+  std::error_code error;
+  check_file(
+      fs::is_directory(folder, error), kOperation, folder,
+      "expected the folder that device 0 made, got none; the run's folder has to lie on a file system that "
+      "the hosts of all devices share");
+}
+
 /// What a device wrote, as it tells the others.
 struct Written {
   std::int64_t has_model = 0, has_moments = 0;
@@ -96,8 +104,10 @@ class Save {
     std::string failure;
     if (leads()) failure = failure_of([&] { begin(); });
     agree(communicator_, failure, kOperation, "begin a checkpoint");
-    receive_folder();
-    failure = failure_of([&] { write_model(); });
+    folder_ = broadcast_path(communicator_, leads() ? atomic_->temporary_path() : fs::path());
+    failure = failure_of([&] { check_seen(folder_); });
+    if (const std::string model = failure_of([&] { write_model(failure.empty()); }); failure.empty())
+      failure = model;
     if (failure.empty()) failure = failure_of([&] { write_moments(); });
     agree(communicator_, failure, kOperation, "write its part of a checkpoint");
     std::vector<Written> all(static_cast<std::size_t>(ring_.devices));
@@ -124,19 +134,12 @@ class Save {
     check_call(files().make_folder(training) == 0, kOperation, training, "expected to create this folder");
   }
 
-  void receive_folder() {
-    std::array<char, 4096> text{};  // PATH_MAX
-    if (leads()) atomic_->temporary_path().string().copy(text.data(), text.size() - 1);
-    communicator_.broadcast(0, std::as_writable_bytes(std::span(text)));
-    folder_ = text.data();
-  }
-
   /// Every device walks all buckets, since their source may be a collective: also one that could not write.
-  void write_model() {
+  void write_model(bool writes) {
     std::string failure;
     const auto own = static_cast<std::size_t>(ring_.device);
     std::optional<ModelShardWriter> writer;
-    if (own < shards_.size())
+    if (writes && own < shards_.size())
       failure = failure_of([&] { writer.emplace(folder_, table_, shards_[own], DType::f32, files()); });
     const std::vector<Range> buckets = table_.buckets();
     std::int64_t tensor = 0;
@@ -223,6 +226,19 @@ CheckpointSource checkpoint_source(const ParameterTable& table, const TrainingTe
                 return part(moment == Moment::first ? tensors.first_moment : tensors.second_moment,
                             owned_part(buckets[bucket], place.devices, place.device));
               }};
+}
+
+void check_shared_folder(Communicator& communicator, const CheckpointPlace& place) {
+  std::optional<AtomicDirectory> probe;  // never completed: goes with its object
+  std::string failure;
+  if (communicator.device() == 0)
+    failure = failure_of([&] {
+      make_folders(*place.files, place.run);
+      probe.emplace(checkpoint_path(place.run, 0), *place.files);
+    });
+  agree(communicator, failure, kOperation, "create a folder in that of the run");
+  const fs::path folder = broadcast_path(communicator, probe ? probe->temporary_path() : fs::path());
+  agree(communicator, failure_of([&] { check_seen(folder); }), kOperation, "see the run's folder");
 }
 
 fs::path save_checkpoint(Communicator& communicator, const CheckpointPlace& place, const ModelConfig& config,

@@ -48,6 +48,8 @@ class RunLoop {
 
  private:
   void start() {
+    if (run_.execution.ring.processes && !run_.out.empty())
+      check_shared_folder(communicator_, {.run = run_.out, .files = run_.files});
     if (run_.resume_from) {
       if (!run_.resume_is_verified) verify_checkpoint(communicator_, *run_.resume_from);
       trainer_.resume(*run_.resume_from, read_training_state(*run_.resume_from).step);

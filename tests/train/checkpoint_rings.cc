@@ -104,6 +104,54 @@ TEST_F(CheckpointRings, FilesOfTwoRingsAreNotMixed) {
   RONDO_EXPECT_ERROR(IoError, load(three, table_), "expected", "first_moment.");
 }
 
+/// Another host's disk.
+class OtherDisk final : public FileSystem {
+ public:
+  OtherDisk(const fs::path& from, const fs::path& to) : from_(from), to_(to) {}
+  int create(const fs::path& path) override { return FileSystem::create(there(path)); }
+  int make_folder(const fs::path& path) override { return FileSystem::make_folder(there(path)); }
+  int sync_entry(const fs::path& path) override { return FileSystem::sync_entry(there(path)); }
+  int rename(const fs::path& from, const fs::path& to) override {
+    return FileSystem::rename(there(from), there(to));
+  }
+  int remove(const fs::path& path) override { return FileSystem::remove(there(path)); }
+
+ private:
+  fs::path there(const fs::path& path) const { return to_ / path.lexically_relative(from_); }
+  fs::path from_, to_;
+};
+
+TEST_F(CheckpointRings, FoldersThatAreNotSharedAreNamed) {
+  const fs::path here = folder_ / "here", there = folder_ / "there";
+  fs::create_directory(here), fs::create_directory(there);
+  // Device `elsewhere` has a folder of the same name on another disk.
+  const auto each = [&](int elsewhere, const auto& work) {
+    OtherDisk other(here, there);
+    std::vector<std::string> words(3);
+    test::spawn(3, [&](Context&, Communicator& communicator) {
+      CheckpointPlace place{.run = here};
+      if (communicator.device() == elsewhere) place.files = &other;
+      words[static_cast<std::size_t>(communicator.device())] =
+          test::message_of<IoError>([&] { work(communicator, place); });
+    });
+    for (const std::string& each_words : words) EXPECT_EQ(each_words, words[0]);
+    return words[0];
+  };
+  const auto save = [&](Communicator& communicator, const CheckpointPlace& place) {
+    save_checkpoint(communicator, place, small_config(), table_, state_at(1),
+                    checkpoint_source(table_, tensors_.view(), {3, communicator.device()}));
+  };
+  const auto see = [](Communicator& communicator, const CheckpointPlace& place) {
+    check_shared_folder(communicator, place);
+  };
+  EXPECT_NE(each(0, see).find("that the hosts of all devices share"), std::string::npos);
+  EXPECT_NE(each(0, save).find("that the hosts of all devices share"), std::string::npos);
+  EXPECT_NE(each(2, save).find("device 2 could not write its part"), std::string::npos);
+  EXPECT_TRUE(fs::is_empty(here));
+  test::spawn(3, [&](Context&, Communicator& communicator) { see(communicator, {.run = here}); });
+  EXPECT_TRUE(fs::is_empty(here));
+}
+
 TEST_F(CheckpointRings, CheckpointsOfTheFirstFormatLoad) {
   const fs::path path = save(5, 1, tensors_);
   auto state = nlohmann::json::parse(read_text(path / kStateFile));
