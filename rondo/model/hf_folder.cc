@@ -49,12 +49,13 @@ std::string misfit(const SafetensorsTensor& tensor, const ParameterInfo& info) {
   return "";
 }
 
-void check_finite(const std::filesystem::path& folder, const std::string& name,
+/// `begin` is the place of the first value in its tensor.
+void check_finite(const std::filesystem::path& folder, const std::string& name, std::int64_t begin,
                   std::span<const float> values) {
   const auto at =
       std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
   check_file(at == values.end(), "load_model_folder", folder,
-             "expected finite numbers in {}, got {} at element {}", name, *at, at - values.begin());
+             "expected finite numbers in {}, got {} at element {}", name, *at, begin + (at - values.begin()));
 }
 
 void append_bfloat16(SafetensorsWriter& writer, const std::string& name, std::span<const float> values) {
@@ -123,6 +124,32 @@ void LoadedModel::check_tied_head() const {
       embedding.name);
 }
 
+void LoadedModel::read_parameter(const ParameterInfo& info, std::int64_t begin, std::span<float> out) const {
+  SafetensorsTensor part = weights_.tensor(info.name);
+  const auto element = static_cast<std::size_t>(safetensors_element_bytes(part.dtype));
+  part.bytes = part.bytes.subspan(static_cast<std::size_t>(begin) * element, out.size() * element);
+  to_float32(part, out);
+  check_finite(weights_.path(), info.name, begin, out);
+}
+
+void LoadedModel::read(const Range& elements, std::span<float> out) const {
+  check_argument(elements.begin >= 0 && elements.end <= table_.total() &&
+                     static_cast<std::int64_t>(out.size()) == elements.size(),
+                 "LoadedModel::read",
+                 "expected a range of {} elements and room for it, got {} to {} and room for {}",
+                 table_.total(), elements.begin, elements.end, out.size());
+  check_tied_head();
+  std::fill(out.begin(), out.end(), 0.0f);
+  for (const ParameterInfo& info : table_.infos()) {
+    const std::int64_t begin = std::max(info.offset, elements.begin),
+                       end = std::min(info.offset + info.elements(), elements.end);
+    if (begin < end)
+      read_parameter(info, begin - info.offset,
+                     out.subspan(static_cast<std::size_t>(begin - elements.begin),
+                                 static_cast<std::size_t>(end - begin)));
+  }
+}
+
 void LoadedModel::fill(std::span<float> flat, ThreadPool* pool) const {
   check_argument(static_cast<std::int64_t>(flat.size()) == table_.total(), "LoadedModel::fill",
                  "expected {} elements, got {}", table_.total(), flat.size());
@@ -134,9 +161,8 @@ void LoadedModel::fill(std::span<float> flat, ThreadPool* pool) const {
     const std::span<float> place = flat.subspan(static_cast<std::size_t>(infos[i].offset),
                                                 static_cast<std::size_t>(end - infos[i].offset));
     const std::span<float> values = place.first(static_cast<std::size_t>(infos[i].elements()));
-    to_float32(weights_.tensor(infos[i].name), values);
+    read_parameter(infos[i], 0, values);
     std::fill(place.begin() + static_cast<std::ptrdiff_t>(values.size()), place.end(), 0.0f);
-    check_finite(weights_.path(), infos[i].name, values);
   };
   const auto tasks = static_cast<std::int64_t>(infos.size());
   if (pool != nullptr) return pool->run(tasks, fill_one);

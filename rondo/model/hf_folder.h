@@ -24,12 +24,16 @@ class LoadedModel {
   /// lm_head.weight that differs from the embedding although the configuration ties them. With a pool its
   /// threads share the work.
   void fill(std::span<float> flat, ThreadPool* pool = nullptr) const;
+  /// The same for some elements of a flat buffer: what a device needs that holds only a part.
+  void read(const Range& elements, std::span<float> out) const;
 
  private:
   friend LoadedModel load_model_folder(const std::filesystem::path& folder);
   LoadedModel(ModelConfig config, SafetensorsFolder weights);
   void check_tensors() const;
   void check_tied_head() const;
+  /// Elements [begin, begin + out.size()) of a parameter.
+  void read_parameter(const ParameterInfo& info, std::int64_t begin, std::span<float> out) const;
 
   ModelConfig config_;
   ParameterTable table_;

@@ -88,8 +88,9 @@ void verify_checkpoint(Communicator& communicator, const fs::path& checkpoint) {
       communicator, failure_of([&] {
         verify_checkpoint(checkpoint, CheckpointPart::all, {communicator.devices(), communicator.device()});
       }));
-  for (const std::string& failure : failures)
-    if (!failure.empty()) throw IoError(failure);
+  for (std::size_t device = 0; device < failures.size(); ++device)
+    if (!failures[device].empty())
+      throw IoError(failures[device] + (device > 0 ? fmt::format(" (says device {})", device) : ""));
 }
 
 TrainingState read_training_state(const fs::path& checkpoint) {

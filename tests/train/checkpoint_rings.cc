@@ -81,9 +81,10 @@ TEST_F(CheckpointRings, ProcessesWriteTheSameFilesAsThreads) {
   }
 }
 
-TEST_F(CheckpointRings, MomentsAreReadInAnyRanges) {
+TEST_F(CheckpointRings, AreReadInAnyRanges) {
   const fs::path path = save(1, 3, tensors_);
   const MomentFiles moments(path / kStateFolder, table_);
+  const LoadedModel model = load_model_folder(path);
   for (const Range& bucket : table_.buckets())
     for (const int devices : {1, 2, 5})
       for (int device = 0; device < devices; ++device) {
@@ -91,6 +92,8 @@ TEST_F(CheckpointRings, MomentsAreReadInAnyRanges) {
         std::vector<float> values(static_cast<std::size_t>(part.size()), 7);
         moments.read(Moment::second, part, values);
         EXPECT_TRUE(std::equal(values.begin(), values.end(), tensors_.second.begin() + part.begin));
+        model.read(part, values);
+        EXPECT_TRUE(std::equal(values.begin(), values.end(), tensors_.parameters.begin() + part.begin));
       }
 }
 
