@@ -46,8 +46,24 @@ void print_training(const std::filesystem::path& folder) {
   for (const std::string& path : state.held_out) print("held out", path);
 }
 
-int inspect(const std::string& path, bool tensors) {
-  const ModelSource source = open_model(path);
+/// Reads every file of a checkpoint; throws when one is damaged.
+void print_verified(const std::filesystem::path& folder) {
+  std::error_code error;
+  check_argument(std::filesystem::exists(folder / kStateFolder, error), "inspect",
+                 "expected a checkpoint for --verify, got a model without training_state/ in {}",
+                 folder.string());
+  verify_checkpoint(folder);
+  if (read_training_state(folder).format == kFirstFormat)
+    return print("verified", "sizes alone: checkpoints of format 1 have no checksums");
+  std::int64_t bytes = 0;
+  const std::vector<CheckpointFile> files = read_manifest(folder);
+  for (const CheckpointFile& file : files) bytes += file.stamp.bytes;
+  print("verified", fmt::format("{} files, {}, as when they were written", files.size(),
+                                format_bytes(static_cast<double>(bytes))));
+}
+
+int inspect(const std::string& path, bool tensors, bool verify) {
+  const ModelSource source = open_model(path, false);
   const ModelConfig& config = source.model.config();
   const ParameterTable& table = source.model.table();
   print("folder", source.folder.string());
@@ -60,6 +76,7 @@ int inspect(const std::string& path, bool tensors) {
   print("tokenizer",
         fmt::format("{}, {} tokens", source.tokenizer->name(), source.tokenizer->vocabulary_size()));
   print_training(source.folder);
+  if (verify) print_verified(source.folder);
   if (tensors)
     for (const ParameterInfo& info : table.infos())
       print("", info.is_norm() ? fmt::format("{} [{}]", info.name, info.columns)
@@ -72,13 +89,15 @@ int inspect(const std::string& path, bool tensors) {
 Run add_inspect_command(CLI::App& app) {
   struct Arguments {
     std::string model;
-    bool tensors = false;
+    bool tensors = false, verify = false;
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand("inspect", "Say what a model or a run holds");
   command->add_option("MODEL", arguments->model, "A Hugging Face folder, a checkpoint or a run")->required();
   add_switch(*command, "--tensors", arguments->tensors, "List every tensor with its shape");
-  return [arguments] { return inspect(arguments->model, arguments->tensors); };
+  add_switch(*command, "--verify", arguments->verify,
+             "Read every file of the checkpoint and compare it with its checksum");
+  return [arguments] { return inspect(arguments->model, arguments->tensors, arguments->verify); };
 }
 
 }  // namespace rondo::apps

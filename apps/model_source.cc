@@ -22,8 +22,9 @@ fs::path model_folder(const fs::path& path) {
   return checkpoints.back();
 }
 
-ModelSource open_model(const fs::path& path) {
+ModelSource open_model(const fs::path& path, bool verify) {
   const fs::path folder = model_folder(path);
+  if (verify) verify_checkpoint(folder, CheckpointPart::model);
   ModelSource source{folder, load_model_folder(folder), load_tokenizer(folder)};
   const std::int64_t tokens = source.tokenizer->vocabulary_size(), known = source.model.config().vocabulary;
   check_argument(tokens <= known, "model",

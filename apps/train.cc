@@ -37,8 +37,7 @@ class RunFolder {
     created_ = fs::create_directories(path, error);
     check_file(!error && fs::is_directory(path, error), "train", path,
                "expected a folder for the run, got {}", error ? error.message() : "a file");
-    check_file(::access(path.c_str(), W_OK) == 0, "train", path, "expected a folder to write into, got: {}",
-               errno_text(errno));
+    check_call(::access(path.c_str(), W_OK) == 0, "train", path, "expected a folder to write into");
   }
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
@@ -79,7 +78,7 @@ void say_what_begins(const TrainPlan& plan, double peak) {
   const TrainingRun& run = plan.run;
   const RingOptions& ring = run.execution.ring;
   const int devices = ring.devices_in_all();
-  if (!plan.note.empty()) std::fprintf(stderr, "%s\n", plan.note.c_str());
+  if (!plan.note.empty()) std::fputs(plan.note.c_str(), stderr);
   const std::string lines = fmt::format(
       "model    {}\ncontext  {} tokens, {} per device, {} sequences a step\n"
       "ring     {} devices{} of {} threads ({}), {}, exchange {}, remat {}, {}\n"

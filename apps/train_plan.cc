@@ -170,13 +170,35 @@ void plan_steps(const CLI::App& command, const TrainArguments& arguments, TrainP
                    "expected --steps of at least {} as in the checkpoint {}, got {}", total,
                    plan.run.resume_from->string(), asked);
     if (asked > total)
-      plan.note = fmt::format("--steps raised from {} to {}: the learning rate's course is that of {} steps",
-                              total, asked, asked);
+      plan.note +=
+          fmt::format("--steps raised from {} to {}: the learning rate's course is that of {} steps\n", total,
+                      asked, asked);
     total = asked;
   }
   check_argument(plan.first_step < total, kOperation,
                  "expected --steps above the {} that {} has done, got {}", plan.first_step,
                  plan.run.resume_from->string(), total);
+}
+
+/// Looks at the run together with the devices that will train: each verifies its share.
+FoundCheckpoint find_checkpoint(const RingOptions& ring, const fs::path& source) {
+  FoundCheckpoint found;
+  run_ring({.devices = ring.devices, .timeout = ring.timeout, .processes = ring.processes},
+           [&](Context& context, Communicator& communicator) {
+             const FoundCheckpoint same = newest_checkpoint(communicator, source);
+             if (ring.is_first_here(context.device)) found = same;
+           });
+  return found;
+}
+
+/// A run does not go on below checkpoints that are whole and newer.
+void check_is_last(const TrainingRun& run, const FoundCheckpoint& found, std::int64_t step) {
+  auto others = list_checkpoints(run.out);
+  for (const DamagedCheckpoint& damaged : found.passed_over)
+    std::erase_if(others, [&](const fs::path& other) { return other == damaged.path; });
+  check_file(others.empty() || read_training_state(others.back()).step <= step, kOperation, run.out,
+             "expected no checkpoint beyond step {} in the folder to continue in, got {}; name another --out",
+             step, others.empty() ? "" : others.back().filename().string());
 }
 
 void plan_resumed_run(const CLI::App& command, const TrainArguments& arguments, TrainPlan& plan) {
@@ -186,17 +208,18 @@ void plan_resumed_run(const CLI::App& command, const TrainArguments& arguments, 
                    "expected no {} beside --resume, which has the checkpoint's model", option);
   const bool named = !arguments.resume.empty() && arguments.resume != "true";
   const fs::path source = named ? fs::path(arguments.resume) : fs::path(arguments.out);
-  const fs::path checkpoint = newest_checkpoint(source);
+  const FoundCheckpoint found = find_checkpoint(run.execution.ring, source);
+  const fs::path& checkpoint = found.path;
+  for (const DamagedCheckpoint& damaged : found.passed_over)
+    plan.note += fmt::format("warning: {} is passed over: {}\n", damaged.path.string(), damaged.what);
   if (!given(command, "--out"))
     run.out = fs::equivalent(checkpoint, source) ? fs::absolute(checkpoint).lexically_normal().parent_path()
                                                  : source;
   const TrainingState state = read_training_state(checkpoint);
   plan.first_step = state.step;
   run.resume_from = checkpoint;
-  const auto others = list_checkpoints(run.out);
-  check_file(others.empty() || read_training_state(others.back()).step <= state.step, kOperation, run.out,
-             "expected no checkpoint beyond step {} in the folder to continue in, got {}; name another --out",
-             state.step, others.empty() ? "" : others.back().filename().string());
+  run.resume_is_verified = true;
+  check_is_last(run, found, state.step);
   const Agreement agree(command, checkpoint);
   check_recipe(agree, state.recipe, arguments);
   run.config = read_config(checkpoint / "config.json");

@@ -15,7 +15,7 @@ struct TrainPlan {
   TrainingRun run;
   std::unique_ptr<const Corpus> corpus, held_out;  ///< held_out: null without evaluation
   std::int64_t first_step = 0;                     ///< done before: the resumed checkpoint's
-  std::string note;                                ///< for people; empty mostly
+  std::string note;                                ///< lines for people; empty mostly
 };
 
 /// Throws ArgumentError or IoError naming the option or file that does not fit. A resumed run takes its

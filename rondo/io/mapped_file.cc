@@ -29,8 +29,7 @@ MappedFile::MappedFile(const std::filesystem::path& path, AccessPattern pattern)
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   check_file(file.fd >= 0, kOperation, path, "expected a readable file, got: {}", errno_text(errno));
   struct stat status {};
-  check_file(::fstat(file.fd, &status) == 0, kOperation, path, "expected its size, got: {}",
-             errno_text(errno));
+  check_call(::fstat(file.fd, &status) == 0, kOperation, path, "expected its size");
   check_file(S_ISREG(status.st_mode), kOperation, path, "expected a regular file, got a {}",
              S_ISDIR(status.st_mode) ? "folder" : "device, pipe or socket");
   size_ = status.st_size;

@@ -94,13 +94,14 @@ class SafetensorsWriter {
   /// Throws ArgumentError for a name that is empty, reserved or given twice, an unknown dtype, a negative
   /// extent, or an order that would leave a tensor unaligned (wider element types must come first).
   SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsEntry> entries,
-                    const std::map<std::string, std::string>& metadata = {});
+                    const std::map<std::string, std::string>& metadata = {},
+                    FileSystem& files = system_files());
 
   /// The next bytes of tensor `name`, which must be the first one that is not complete.
   void append(std::string_view name, std::span<const std::byte> bytes);
   void append(std::string_view name, std::span<const float> values) { append(name, std::as_bytes(values)); }
-  /// Throws ArgumentError naming the first tensor that is not complete.
-  void finish();
+  /// Returns the file's size and checksum. Throws ArgumentError naming the first tensor that is not complete.
+  FileStamp finish();
 
  private:
   void skip_complete();

@@ -30,8 +30,8 @@ std::int64_t checked_bytes(const SafetensorsEntry& entry) {
 }  // namespace
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsEntry> entries,
-                                     const std::map<std::string, std::string>& metadata)
-    : file_(path), entries_(std::move(entries)) {
+                                     const std::map<std::string, std::string>& metadata, FileSystem& files)
+    : file_(path, files), entries_(std::move(entries)) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::set<std::string_view> names;
@@ -86,11 +86,12 @@ void SafetensorsWriter::append(std::string_view name, std::span<const std::byte>
   skip_complete();
 }
 
-void SafetensorsWriter::finish() {
+FileStamp SafetensorsWriter::finish() {
   if (current_ < entries_.size())
     argument_error(kOperation, "tensor '{}': expected {} bytes, got {}", entries_[current_].name,
                    bytes_[current_], current_written_);
   file_.commit();
+  return file_.stamp();
 }
 
 }  // namespace rondo

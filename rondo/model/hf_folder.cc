@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,12 +49,13 @@ std::string misfit(const SafetensorsTensor& tensor, const ParameterInfo& info) {
   return "";
 }
 
-void check_finite(const std::filesystem::path& folder, const std::string& name,
+/// `begin` is the place of the first value in its tensor.
+void check_finite(const std::filesystem::path& folder, const std::string& name, std::int64_t begin,
                   std::span<const float> values) {
   const auto at =
       std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
   check_file(at == values.end(), "load_model_folder", folder,
-             "expected finite numbers in {}, got {} at element {}", name, *at, at - values.begin());
+             "expected finite numbers in {}, got {} at element {}", name, *at, begin + (at - values.begin()));
 }
 
 void append_bfloat16(SafetensorsWriter& writer, const std::string& name, std::span<const float> values) {
@@ -65,6 +67,18 @@ void append_bfloat16(SafetensorsWriter& writer, const std::string& name, std::sp
     writer.append(name, std::as_bytes(std::span(rounded).first(count)));
     values = values.subspan(count);
   }
+}
+
+std::span<const ParameterInfo> tensors_of(const ParameterTable& table, const ModelShard& shard) {
+  return std::span(table.infos())
+      .subspan(static_cast<std::size_t>(shard.tensors.begin), static_cast<std::size_t>(shard.tensors.size()));
+}
+
+std::vector<SafetensorsEntry> entries_of(std::span<const ParameterInfo> tensors, DType dtype) {
+  std::vector<SafetensorsEntry> entries;
+  for (const ParameterInfo& info : tensors)
+    entries.push_back({info.name, dtype == DType::f32 ? "F32" : "BF16", shape_of(info)});
+  return entries;
 }
 
 }  // namespace
@@ -110,6 +124,32 @@ void LoadedModel::check_tied_head() const {
       embedding.name);
 }
 
+void LoadedModel::read_parameter(const ParameterInfo& info, std::int64_t begin, std::span<float> out) const {
+  SafetensorsTensor part = weights_.tensor(info.name);
+  const auto element = static_cast<std::size_t>(safetensors_element_bytes(part.dtype));
+  part.bytes = part.bytes.subspan(static_cast<std::size_t>(begin) * element, out.size() * element);
+  to_float32(part, out);
+  check_finite(weights_.path(), info.name, begin, out);
+}
+
+void LoadedModel::read(const Range& elements, std::span<float> out) const {
+  check_argument(elements.begin >= 0 && elements.end <= table_.total() &&
+                     static_cast<std::int64_t>(out.size()) == elements.size(),
+                 "LoadedModel::read",
+                 "expected a range of {} elements and room for it, got {} to {} and room for {}",
+                 table_.total(), elements.begin, elements.end, out.size());
+  check_tied_head();
+  std::fill(out.begin(), out.end(), 0.0f);
+  for (const ParameterInfo& info : table_.infos()) {
+    const std::int64_t begin = std::max(info.offset, elements.begin),
+                       end = std::min(info.offset + info.elements(), elements.end);
+    if (begin < end)
+      read_parameter(info, begin - info.offset,
+                     out.subspan(static_cast<std::size_t>(begin - elements.begin),
+                                 static_cast<std::size_t>(end - begin)));
+  }
+}
+
 void LoadedModel::fill(std::span<float> flat, ThreadPool* pool) const {
   check_argument(static_cast<std::int64_t>(flat.size()) == table_.total(), "LoadedModel::fill",
                  "expected {} elements, got {}", table_.total(), flat.size());
@@ -121,9 +161,8 @@ void LoadedModel::fill(std::span<float> flat, ThreadPool* pool) const {
     const std::span<float> place = flat.subspan(static_cast<std::size_t>(infos[i].offset),
                                                 static_cast<std::size_t>(end - infos[i].offset));
     const std::span<float> values = place.first(static_cast<std::size_t>(infos[i].elements()));
-    to_float32(weights_.tensor(infos[i].name), values);
+    read_parameter(infos[i], 0, values);
     std::fill(place.begin() + static_cast<std::ptrdiff_t>(values.size()), place.end(), 0.0f);
-    check_finite(weights_.path(), infos[i].name, values);
   };
   const auto tasks = static_cast<std::int64_t>(infos.size());
   if (pool != nullptr) return pool->run(tasks, fill_one);
@@ -135,24 +174,52 @@ LoadedModel load_model_folder(const std::filesystem::path& folder) {
   return {std::move(config), SafetensorsFolder(folder)};
 }
 
+std::vector<ModelShard> model_shards(const ParameterTable& table, int files) {
+  const std::vector<Range> groups = parameter_groups(table, files);
+  if (groups.size() == 1) return {{groups[0], "model.safetensors"}};
+  std::vector<ModelShard> shards;
+  for (std::size_t n = 0; n < groups.size(); ++n)
+    shards.push_back({groups[n], fmt::format("model-{:05}-of-{:05}.safetensors", n + 1, groups.size())});
+  return shards;
+}
+
+std::string shard_index(const ParameterTable& table, const std::vector<ModelShard>& shards, DType dtype) {
+  nlohmann::ordered_json index;
+  index["metadata"]["total_size"] = table.parameters() * size_of(dtype);
+  for (const ModelShard& shard : shards)
+    for (const ParameterInfo& info : tensors_of(table, shard)) index["weight_map"][info.name] = shard.file;
+  return index.dump(2) + "\n";
+}
+
+ModelShardWriter::ModelShardWriter(const std::filesystem::path& folder, const ParameterTable& table,
+                                   const ModelShard& shard, DType dtype, FileSystem& files)
+    : tensors_(tensors_of(table, shard)),
+      dtype_(dtype),
+      // transformers refuses a file that does not say which library's layout it has.
+      writer_(folder / shard.file, entries_of(tensors_, dtype), {{"format", "pt"}}, files) {}
+
+void ModelShardWriter::append(std::span<const float> values) {
+  check_argument(!tensors_.empty(), "ModelShardWriter", "expected no more tensors, got one of {} elements",
+                 values.size());
+  const ParameterInfo& info = tensors_.front();
+  check_argument(static_cast<std::int64_t>(values.size()) == info.elements(), "ModelShardWriter",
+                 "expected {} elements of {}, got {}", info.elements(), info.name, values.size());
+  if (dtype_ == DType::f32) {
+    writer_.append(info.name, values);
+  } else {
+    append_bfloat16(writer_, info.name, values);
+  }
+  tensors_ = tensors_.subspan(1);
+}
+
 void save_model_files(const std::filesystem::path& folder, const ModelConfig& config,
                       const ParameterTable& table, std::span<const float> flat, DType dtype) {
   check_argument(static_cast<std::int64_t>(flat.size()) == table.total(), "save_model_files",
                  "expected {} elements, got {}", table.total(), flat.size());
-  std::vector<SafetensorsEntry> entries;
+  ModelShardWriter writer(folder, table, model_shards(table, 1).front(), dtype);
   for (const ParameterInfo& info : table.infos())
-    entries.push_back({info.name, dtype == DType::f32 ? "F32" : "BF16", shape_of(info)});
-  // transformers refuses a file that does not say which library's layout it has.
-  SafetensorsWriter writer(folder / "model.safetensors", std::move(entries), {{"format", "pt"}});
-  for (const ParameterInfo& info : table.infos()) {
-    const std::span<const float> values =
-        flat.subspan(static_cast<std::size_t>(info.offset), static_cast<std::size_t>(info.elements()));
-    if (dtype == DType::f32) {
-      writer.append(info.name, values);
-    } else {
-      append_bfloat16(writer, info.name, values);
-    }
-  }
+    writer.append(
+        flat.subspan(static_cast<std::size_t>(info.offset), static_cast<std::size_t>(info.elements())));
   writer.finish();
   write_file_atomically(folder / "config.json", to_json(config, dtype));
 }

@@ -129,6 +129,51 @@ std::span<const ParameterInfo> ParameterTable::layer(std::int64_t layer) const {
   return std::span(infos_).subspan(static_cast<std::size_t>(1 + kPerLayer * layer), kPerLayer);
 }
 
+std::vector<Range> ParameterTable::buckets() const {
+  std::vector<Range> buckets;
+  std::int64_t begin = 0;
+  const auto end_at = [&](std::int64_t end) { buckets.push_back({std::exchange(begin, end), end}); };
+  for (std::int64_t layer = 0; layer < layers_; ++layer) end_at(this->layer(layer).front().offset);
+  end_at(final_norm().offset);
+  end_at(total_);
+  return buckets;
+}
+
+Range owned_part(const Range& bucket, int devices, int device) {
+  constexpr std::int64_t a = ParameterTable::kAlignment;
+  RONDO_ASSERT(devices >= 1 && device >= 0 && device < devices && bucket.size() % a == 0);
+  const std::int64_t units = bucket.size() / a;
+  // Whole units to each, and one more to the first ones: a product of units and devices could overflow.
+  const auto bound = [&](std::int64_t d) {
+    return bucket.begin + a * (units / devices * d + std::min(d, units % devices));
+  };
+  return {bound(device), bound(device + 1)};
+}
+
+std::vector<Range> parameter_groups(const ParameterTable& table, int groups) {
+  check_argument(groups >= 1, "parameter_groups", "expected at least 1 group, got {}", groups);
+  const std::vector<ParameterInfo>& infos = table.infos();
+  const auto parameters = static_cast<std::int64_t>(infos.size());
+  const std::int64_t count = std::min<std::int64_t>(groups, parameters);
+  std::vector<Range> result;
+  std::int64_t end = 0;
+  for (std::int64_t group = 0; group < count; ++group) {
+    const std::int64_t begin = end,
+                       most = parameters - (count - 1 - group);  // one is left for each that follows
+    const double target =
+        static_cast<double>(table.total()) * static_cast<double>(group + 1) / static_cast<double>(count);
+    // A parameter goes to the group in which its middle lies.
+    const auto middle = [&](std::int64_t p) {
+      const ParameterInfo& info = infos[static_cast<std::size_t>(p)];
+      return static_cast<double>(info.offset) + static_cast<double>(info.elements()) / 2;
+    };
+    end = begin + 1;
+    while (end < most && (group + 1 == count || middle(end) < target)) ++end;
+    result.push_back({begin, end});
+  }
+  return result;
+}
+
 Tensor parameter_view(const ParameterInfo& info, void* flat, DType dtype) {
   return view_of(info, flat, dtype);
 }

@@ -64,6 +64,9 @@ class ParameterTable {
   const ParameterInfo& lm_head() const { return tied_ ? infos_.front() : infos_.back(); }
   /// The kPerLayer parameters of a layer, in the order of LayerParameters.
   std::span<const ParameterInfo> layer(std::int64_t layer) const;
+  /// Parts of the flat buffer that travel and are stored together: the embedding, each layer, then final norm
+  /// and output matrix. In order, without gaps; bounds are multiples of kAlignment.
+  std::vector<Range> buckets() const;
 
  private:
   void append(std::string name, std::int64_t rows, std::int64_t columns, bool norm);
@@ -79,6 +82,14 @@ class ParameterTable {
   ParameterTable(ParameterTable&&) = default;
   ParameterTable& operator=(ParameterTable&&) = default;
 };
+
+/// The elements of a bucket that device `device` of `devices` owns where buckets are divided: near-equal
+/// parts in device order, bounds multiples of ParameterTable::kAlignment. Some are empty where there are few
+/// elements.
+Range owned_part(const Range& bucket, int devices, int device);
+
+/// Parameters (places in infos()) cut into at most `groups` runs of near-equal bytes, each of at least one.
+std::vector<Range> parameter_groups(const ParameterTable& table, int groups);
 
 /// Views of one parameter, of a layer's, of the others, in a flat buffer of table.total() elements of
 /// `dtype`.

@@ -104,7 +104,7 @@ std::optional<std::int32_t> configured_id(const std::vector<text_json::AddedToke
 
 }  // namespace
 
-void BpeTokenizer::save(const std::filesystem::path& folder) const {
+std::vector<Tokenizer::File> BpeTokenizer::files() const {
   const auto content = [&](std::int32_t id) { return description_.pieces[static_cast<std::size_t>(id)]; };
   ordered_json document = text_json::bpe_document();
   for (const std::int32_t id : description_.special)
@@ -124,7 +124,7 @@ void BpeTokenizer::save(const std::filesystem::path& folder) const {
   if (description_.bos) config["bos_token"] = content(*description_.bos);
   if (description_.eos) config["eos_token"] = content(*description_.eos);
   if (description_.unknown) model["unk_token"] = config["unk_token"] = content(*description_.unknown);
-  text_json::write_files(folder, document, config);
+  return text_json::files_of(document, config);
 }
 
 std::unique_ptr<Tokenizer> text_json::load_bpe_tokenizer(const TokenizerFiles& files) {

@@ -40,7 +40,7 @@ class BpeTokenizer final : public Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text) const override;
   std::string_view piece(std::int32_t id) const override;
   bool drops_leading_space() const override { return true; }
-  void save(const std::filesystem::path& folder) const override;
+  std::vector<File> files() const override;
 
   const BpeDescription& description() const { return description_; }
 

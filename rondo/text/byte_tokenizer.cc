@@ -45,7 +45,7 @@ std::string_view ByteTokenizer::piece(std::int32_t id) const {
   return {&bytes_[static_cast<std::size_t>(id)], 1};
 }
 
-void ByteTokenizer::save(const std::filesystem::path& folder) const {
+std::vector<Tokenizer::File> ByteTokenizer::files() const {
   const auto byte_level = [](bool trim_offsets) -> nlohmann::ordered_json {
     return {{"type", "ByteLevel"},
             {"add_prefix_space", false},
@@ -58,11 +58,10 @@ void ByteTokenizer::save(const std::filesystem::path& folder) const {
   document["pre_tokenizer"] = byte_level(false);
   document["decoder"] = byte_level(false);
   document["model"]["vocab"] = text_json::vocabulary_json(byte_level_characters());
-  text_json::write_files(folder, document,
-                         {{"tokenizer_class", "PreTrainedTokenizerFast"},
-                          {"bos_token", kBosName},
-                          {"eos_token", kEosName},
-                          {"clean_up_tokenization_spaces", false}});
+  return text_json::files_of(document, {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                                        {"bos_token", kBosName},
+                                        {"eos_token", kEosName},
+                                        {"clean_up_tokenization_spaces", false}});
 }
 
 std::unique_ptr<Tokenizer> text_json::load_byte_tokenizer(const TokenizerFiles& files) {

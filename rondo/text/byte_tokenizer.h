@@ -22,7 +22,7 @@ class ByteTokenizer final : public Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text) const override;
   std::string_view piece(std::int32_t id) const override;
   bool drops_leading_space() const override { return false; }
-  void save(const std::filesystem::path& folder) const override;
+  std::vector<File> files() const override;
 
  private:
   std::array<char, 256> bytes_;

@@ -1,5 +1,9 @@
 #include "rondo/text/tokenizer.h"
 
+#include <cerrno>
+#include <fstream>
+#include <system_error>
+
 #include "rondo/core/error.h"
 #include "rondo/text/utf8.h"
 
@@ -19,6 +23,18 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   for (const std::int32_t id : ids) text += piece(id);
   if (drops_leading_space() && text.starts_with(' ')) text.erase(0, 1);
   return text;
+}
+
+void Tokenizer::save(const std::filesystem::path& folder) const {
+  for (const File& file : files()) {
+    errno = 0;
+    std::ofstream stream(folder / file.name, std::ios::binary);
+    stream << file.text << std::flush;
+    stream.close();
+    if (!stream)
+      throw IoError(fmt::format("[Tokenizer::save] {}: writing failed: {}", (folder / file.name).string(),
+                                std::generic_category().message(errno)));
+  }
 }
 
 std::string StreamingDecoder::feed(std::int32_t id) {

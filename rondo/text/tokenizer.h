@@ -41,8 +41,14 @@ class Tokenizer {
   /// The bytes of a whole sequence: its pieces in order, less that space. May end inside a character.
   std::string decode(std::span<const std::int32_t> ids) const;
 
-  /// Writes tokenizer.json and tokenizer_config.json into `folder`, which must exist. Throws IoError.
-  virtual void save(const std::filesystem::path& folder) const = 0;
+  /// A file of a model's folder.
+  struct File {
+    std::string name, text;
+  };
+  /// tokenizer.json and tokenizer_config.json.
+  virtual std::vector<File> files() const = 0;
+  /// Writes files() into `folder`, which must exist. Throws IoError.
+  void save(const std::filesystem::path& folder) const;
 };
 
 /// Decodes ids one at a time, for output while they are made. All it returned, with flush() last, equals

@@ -29,15 +29,6 @@ json read_json(const fs::path& path) {
   }
 }
 
-void write_json(const fs::path& path, const ordered_json& document) {
-  errno = 0;
-  std::ofstream file(path, std::ios::binary);
-  file << document.dump(2) << '\n' << std::flush;
-  file.close();
-  if (!file)
-    throw IoError(fmt::format("[Tokenizer::save] {}: writing failed: {}", path.string(), errno_text()));
-}
-
 /// A token of tokenizer_config.json: a string, or an object with a content.
 std::optional<std::string> configured_token(const json& config, const char* key, const fs::path& path) {
   json token = part(config, key);
@@ -144,9 +135,8 @@ ordered_json bpe_document() {
           {"model", model}};
 }
 
-void write_files(const fs::path& folder, const ordered_json& tokenizer, const ordered_json& config) {
-  write_json(folder / "tokenizer.json", tokenizer);
-  write_json(folder / "tokenizer_config.json", config);
+std::vector<Tokenizer::File> files_of(const ordered_json& tokenizer, const ordered_json& config) {
+  return {{"tokenizer.json", tokenizer.dump(2) + "\n"}, {"tokenizer_config.json", config.dump(2) + "\n"}};
 }
 
 }  // namespace rondo::text_json

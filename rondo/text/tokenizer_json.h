@@ -53,9 +53,9 @@ nlohmann::ordered_json special_token_json(std::int32_t id, const std::string& co
 nlohmann::ordered_json vocabulary_json(std::span<const std::string> pieces);
 /// The frame of a BPE tokenizer.json; the caller fills in what is null.
 nlohmann::ordered_json bpe_document();
-/// Writes tokenizer.json and tokenizer_config.json.
-void write_files(const std::filesystem::path& folder, const nlohmann::ordered_json& tokenizer,
-                 const nlohmann::ordered_json& config);
+/// tokenizer.json and tokenizer_config.json.
+std::vector<Tokenizer::File> files_of(const nlohmann::ordered_json& tokenizer,
+                                      const nlohmann::ordered_json& config);
 
 std::unique_ptr<Tokenizer> load_byte_tokenizer(const TokenizerFiles& files);
 std::unique_ptr<Tokenizer> load_bpe_tokenizer(const TokenizerFiles& files);

@@ -7,7 +7,7 @@ namespace rondo {
 
 namespace {
 
-/// One device's loop; device 0 also talks to the observer and writes checkpoints.
+/// One device's loop; device 0 also talks to the observer.
 class RunLoop {
  public:
   RunLoop(const TrainingRun& run, const TrainingObserver& observer, Context& context,
@@ -48,7 +48,10 @@ class RunLoop {
 
  private:
   void start() {
+    if (run_.execution.ring.processes && !run_.out.empty())
+      check_shared_folder(communicator_, {.run = run_.out, .files = run_.files});
     if (run_.resume_from) {
+      if (!run_.resume_is_verified) verify_checkpoint(communicator_, *run_.resume_from);
       trainer_.resume(*run_.resume_from, read_training_state(*run_.resume_from).step);
     } else if (run_.start_from) {
       trainer_.start_from(*run_.start_from);
@@ -76,15 +79,13 @@ class RunLoop {
 
   void save() {
     if (run_.out.empty()) return;
-    if (leads_) {
-      const TrainingState state{trainer_.steps_done(), run_.corpus->fingerprint(), run_.data_paths,
-                                run_.held_out_paths, run_.recipe};
-      const auto path =
-          save_checkpoint(run_.out, run_.config, trainer_.table(), state, trainer_.tensors(), run_.keep);
-      if (observer_.on_checkpoint) observer_.on_checkpoint(path);
-    }
-    communicator_.barrier();
-    if (reports_) result_.checkpoint = checkpoint_path(run_.out, trainer_.steps_done());
+    const TrainingState state{trainer_.steps_done(), run_.corpus->fingerprint(), run_.data_paths,
+                              run_.held_out_paths, run_.recipe};
+    const auto path =
+        save_checkpoint(communicator_, {.run = run_.out, .keep = run_.keep, .files = run_.files}, run_.config,
+                        trainer_.table(), state, trainer_.checkpoint_source());
+    if (leads_ && observer_.on_checkpoint) observer_.on_checkpoint(path);
+    if (reports_) result_.checkpoint = path;
   }
 
   const TrainingRun& run_;

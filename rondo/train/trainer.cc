@@ -71,6 +71,10 @@ void Trainer::resume(const std::filesystem::path& checkpoint, std::int64_t step)
   step_ = step;
 }
 
+CheckpointSource Trainer::checkpoint_source() const {
+  return rondo::checkpoint_source(table_, tensors(), {communicator_->devices(), communicator_->device()});
+}
+
 std::vector<std::int64_t> Trainer::document_starts(std::int64_t first) const {
   std::vector<std::int64_t> starts;
   if (recipe_.separate_documents) starts = corpus_->document_starts(first, recipe_.context);

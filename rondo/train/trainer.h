@@ -50,7 +50,7 @@ class Trainer {
   void initialise();
   /// Parameters of a model folder, step 0.
   void start_from(const std::filesystem::path& folder);
-  /// A checkpoint's parameters, optimizer and step.
+  /// A checkpoint's parameters, optimizer and step. It was verified.
   void resume(const std::filesystem::path& checkpoint, std::int64_t step);
 
   StepReport step();
@@ -62,6 +62,8 @@ class Trainer {
   TrainingTensors tensors() const {
     return {optimizer_.parameters(), optimizer_.first_moment(), optimizer_.second_moment()};
   }
+  /// What save_checkpoint() takes from this device.
+  CheckpointSource checkpoint_source() const;
   /// Every device's ledger, by entry: collective.
   std::vector<DeviceMemory> memory();
 
@@ -94,13 +96,16 @@ struct TrainingRun {
   const Corpus* corpus = nullptr;
   const Corpus* held_out = nullptr;  ///< null: no evaluation
   std::optional<std::filesystem::path> start_from, resume_from;
-  std::filesystem::path out;                            ///< where checkpoints go; empty: nowhere
+  bool resume_is_verified =
+      false;                  ///< resume_from is what newest_checkpoint() found: not to be verified again
+  std::filesystem::path out;  ///< where checkpoints go; empty: nowhere
   std::vector<std::string> data_paths, held_out_paths;  ///< recorded in checkpoints
   std::int64_t last_step = 0;  ///< stop after this step; 0: recipe.learning_rate.total_steps
   std::int64_t evaluate_every = 0, checkpoint_every = 0;  ///< steps; 0: at the end alone
   std::int64_t evaluation_windows = 4;                    ///< of an evaluation on the way; 0: all of the text
   std::int64_t final_evaluation_windows = 4;              ///< of the one at the end
   int keep = 2;                                           ///< checkpoints
+  FileSystem* files = &system_files();                    ///< that checkpoints are written to
   /// Set from anywhere (a signal handler) to save and stop after the step at work.
   const std::atomic<bool>* stop = nullptr;
 };

@@ -3,10 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <nlohmann/json.hpp>
-#include <sstream>
 
-#include "tests/apps/command.h"
+#include "tests/apps/runs.h"
 
 namespace rondo::test {
 namespace {
@@ -14,16 +12,6 @@ namespace {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 using Words = std::vector<std::string>;
-
-std::vector<double> losses(const fs::path& metrics) {
-  std::vector<double> values;
-  std::istringstream file(read_text(metrics));
-  for (std::string line; std::getline(file, line);) {
-    const auto parsed = nlohmann::json::parse(line);
-    if (parsed.contains("loss")) values.push_back(parsed["loss"]);
-  }
-  return values;
-}
 
 class Interrupt : public testing::Test {
  protected:

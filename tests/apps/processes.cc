@@ -4,7 +4,7 @@
 
 #include <sstream>
 
-#include "tests/apps/command.h"
+#include "tests/apps/runs.h"
 
 namespace rondo::test {
 namespace {
@@ -71,6 +71,29 @@ TEST_F(Processes, TrainToTheSameBitsAsThreads) {
   EXPECT_EQ(launch(2, eval).out, rondo(eval + Words{"--devices", "2"}).out);
   const Words generate{"generate", path("threads"), "the ring", "-n", "8"};
   EXPECT_EQ(launch(3, generate).out, rondo(generate + Words{"--devices", "3"}).out);
+}
+
+TEST_F(Processes, GoOnFromACheckpointOfAnyOtherNumber) {
+  const Words train = Words{"train", path("text"), "--out", path("run")} + kTrain;
+  ASSERT_EQ(rondo(train + Words{"--stop-after", "6"}).status, 0);
+  const Words resume{"train", "--resume", path("run")};
+  const CommandResult three = launch(3, resume + Words{"--stop-after", "12"});
+  ASSERT_EQ(three.status, 0) << three.err;
+  EXPECT_TRUE(fs::exists(folder_ / "run/step-00000012/model-00003-of-00003.safetensors"));
+  // One that is damaged is passed over by all processes.
+  const fs::path damaged = folder_ / "run/step-00000012/training_state/optimizer-00002-of-00003.safetensors";
+  fs::resize_file(damaged, fs::file_size(damaged) - 1);
+  const CommandResult four = launch(2, resume + Words{"--devices", "2"});
+  ASSERT_EQ(four.status, 0) << four.err;
+  EXPECT_NE(four.err.find("step-00000012 is passed over"), std::string::npos) << four.err;
+  EXPECT_EQ(four.err.find("passed over"), four.err.rfind("passed over")) << four.err;  // one voice
+  EXPECT_NE(four.err.find("resumed after step 6"), std::string::npos) << four.err;
+  const CommandResult whole = rondo(Words{"train", path("text"), "--out", path("whole")} + kTrain);
+  ASSERT_EQ(whole.status, 0) << whole.err;
+  const auto found = losses(folder_ / "run/metrics.jsonl"),
+             expected = losses(folder_ / "whole/metrics.jsonl");
+  ASSERT_EQ(found.size(), 20u);
+  for (std::size_t n = 0; n < 20; ++n) EXPECT_NEAR(found[n] / expected[n], 1, 1e-4) << n;
 }
 
 TEST_F(Processes, ThatCannotWorkTogetherAreRefused) {

@@ -86,7 +86,7 @@ TEST(AtomicFile, WithoutCommitTheOldContentStays) {
   {
     AtomicFile file(folder / "f");
     file.write("half of");
-    EXPECT_EQ(file.written(), 7);
+    EXPECT_EQ(file.stamp().bytes, 7);
     EXPECT_EQ(read_text(folder / "f"), "old");
     EXPECT_EQ(folder.entries().size(), 2u);
   }
@@ -137,6 +137,42 @@ TEST(AtomicFile, ShortWriteLeavesTheOldFile) {
       << message;
   EXPECT_EQ(read_text(folder / "f"), "old");
   EXPECT_EQ(folder.entries(), Names{"f"});
+}
+
+TEST(Checksum, IsThatOfTheContent) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(Checksum().stamp(), (FileStamp{0, 0x2d06800538d394c2}));  // XXH3's own value for nothing
+  const std::string text(3'000'000, 'x');
+  AtomicFile file(folder / "f");
+  for (std::size_t at = 0; at < text.size(); at += 70'001)
+    file.write(std::string_view(text).substr(at, 70'001));
+  file.commit();
+  EXPECT_EQ(file.stamp().bytes, 3'000'000);
+  EXPECT_EQ(read_stamp(folder / "f"), file.stamp());
+  write_text(folder / "f", text.substr(1) + "y");
+  EXPECT_EQ(read_stamp(folder / "f").bytes, 3'000'000);
+  EXPECT_NE(read_stamp(folder / "f"), file.stamp());
+  RONDO_EXPECT_ERROR(IoError, read_stamp(folder / "absent"), "absent", "No such file");
+  RONDO_EXPECT_ERROR(IoError, read_stamp(folder.path()), folder.path().string(), "directory");
+}
+
+TEST(TemporaryName, IsKnownAgain) {
+  const std::string name = temporary_name("a/step-7").filename().string();
+  EXPECT_EQ(temporary_name_of(name), "step-7");
+  for (const char* other : {"step-7", ".tmp-step-7", ".tmp-step-7-0123456789abcdeg", ".tmp--0123456789abcdef",
+                            ".tmp-0123456789abcdef", "x.tmp-step-7-0123456789abcdef", ""})
+    EXPECT_EQ(temporary_name_of(other), "") << other;
+}
+
+TEST(RemoveTree, RemovesAllAndFollowsNoLinks) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "t/a/b");
+  write_text(folder / "t/a/f", "x");
+  write_text(folder / "kept", "x");
+  fs::create_symlink(folder.path(), folder / "t/link");
+  EXPECT_EQ(remove_tree(system_files(), folder / "t"), 0);
+  EXPECT_EQ(folder.entries(), Names{"kept"});
+  EXPECT_EQ(remove_tree(system_files(), folder / "t"), 0);  // nothing there
 }
 
 TEST(AtomicDirectory, AppearsAtCommitWithFoldersInside) {

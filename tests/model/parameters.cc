@@ -45,6 +45,53 @@ TEST(Parameters, CountsOfReleasedModels) {
   EXPECT_EQ(ParameterTable(llama).total(), 8'030'261'248);  // nothing to pad
 }
 
+TEST(Parameters, BucketsAndTheirPartsCoverTheBuffer) {
+  for (const bool tied : {false, true}) {
+    const ParameterTable table(small(tied));
+    const std::vector<Range> buckets = table.buckets();
+    ASSERT_EQ(buckets.size(), 3u + 2);
+    EXPECT_EQ(buckets[0].begin, 0);
+    EXPECT_EQ(buckets[1].begin, table.layer(0).front().offset);
+    EXPECT_EQ(buckets[4], (Range{table.final_norm().offset, table.total()}));
+    for (std::size_t n = 1; n < buckets.size(); ++n) EXPECT_EQ(buckets[n].begin, buckets[n - 1].end);
+    for (const Range& bucket : buckets)
+      for (const int devices : {1, 2, 3, 7, 100}) {
+        std::int64_t at = bucket.begin;
+        for (int device = 0; device < devices; ++device) {
+          const Range part = owned_part(bucket, devices, device);
+          EXPECT_EQ(part.begin, at);
+          EXPECT_EQ(part.begin % ParameterTable::kAlignment, 0);
+          EXPECT_LE(part.size(), bucket.size() / devices + ParameterTable::kAlignment);
+          at = part.end;
+        }
+        EXPECT_EQ(at, bucket.end);
+      }
+  }
+}
+
+TEST(Parameters, GroupsAreRunsOfNearlyEqualSize) {
+  ModelConfig config = small();
+  config.layers = 20;
+  const ParameterTable table(config);
+  const auto parameters = static_cast<std::int64_t>(table.infos().size());
+  for (const int devices : {1, 2, 3, 5, 8, 182, 183, 184, 1000}) {
+    const std::vector<Range> groups = parameter_groups(table, devices);
+    EXPECT_EQ(static_cast<std::int64_t>(groups.size()), std::min<std::int64_t>(devices, parameters));
+    std::int64_t at = 0;
+    for (const Range& group : groups) {
+      EXPECT_EQ(group.begin, at);
+      EXPECT_FALSE(group.empty());
+      std::int64_t elements = 0;
+      for (; at < group.end; ++at) elements += table.infos()[static_cast<std::size_t>(at)].elements();
+      if (devices <= 8) {
+        EXPECT_NEAR(static_cast<double>(elements), table.parameters() / devices, 400) << devices;
+      }
+    }
+    EXPECT_EQ(at, parameters);
+  }
+  EXPECT_THROW(parameter_groups(table, 0), ArgumentError);
+}
+
 TEST(Parameters, OrderNamesAndShapes) {
   const ParameterTable table(small());
   EXPECT_EQ(table.infos().size(), 3u + 9 * 3);

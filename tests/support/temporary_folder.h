@@ -2,6 +2,7 @@
 // A folder of its own for each test, and small helpers to fill and inspect it.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -16,8 +17,8 @@ namespace rondo::test {
 
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "rondo-test-XXXXXX").string();
+  explicit TemporaryFolder(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    std::string name = (parent / "rondo-test-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
     path_ = name;
   }
@@ -41,6 +42,13 @@ class TemporaryFolder {
  private:
   std::filesystem::path path_;
 };
+
+/// A parent for folders of thousands of files that are better not written to a disk.
+inline std::filesystem::path memory_folder() {
+  std::error_code error;
+  const bool there = std::filesystem::is_directory("/dev/shm", error) && ::access("/dev/shm", W_OK) == 0;
+  return there ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
+}
 
 inline void write_text(const std::filesystem::path& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;

@@ -7,46 +7,26 @@
 
 #include "rondo/core/error.h"
 #include "rondo/model/hf_folder.h"
-#include "rondo/reference/convert.h"
-#include "tests/train/training_support.h"
+#include "tests/train/checkpoint_support.h"
 
 namespace rondo {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using test::newest_on;
 using test::read_text;
+using test::save_on;
 using test::small_config;
+using test::state_at;
 using test::TemporaryFolder;
+using test::Tensors;
 using test::write_text;
-
-/// Flat buffers with padding zero, as the optimizer has them.
-struct Tensors {
-  explicit Tensors(const ParameterTable& table, std::uint64_t seed = 0) {
-    const auto total = static_cast<std::size_t>(table.total());
-    for (std::vector<float>* flat : {&parameters, &first, &second}) {
-      flat->assign(total, 0);
-      if (seed == 0) continue;
-      for (const ParameterInfo& info : table.infos()) {
-        const auto values = reference::standard_normal(info.elements(), seed++);
-        for (std::size_t n = 0; n < values.size(); ++n)
-          (*flat)[static_cast<std::size_t>(info.offset) + n] = static_cast<float>(values[n]);
-      }
-    }
-  }
-  TrainingTensors view() { return {parameters, first, second}; }
-  friend bool operator==(const Tensors&, const Tensors&) = default;
-  std::vector<float> parameters, first, second;
-};
-
-TrainingState state_at(std::int64_t step) {
-  return {step, 0xfedcba9876543210ull, {"a b.txt", "c"}, {"h\xc3\xa4lt"}, test::small_recipe(256, 100)};
-}
 
 class Checkpoint : public ::testing::Test {
  protected:
-  fs::path save(std::int64_t step, int keep = 0) {
-    return save_checkpoint(run(), small_config(), table_, state_at(step), tensors_.view(), keep);
+  fs::path save(std::int64_t step, int keep = 0, int devices = 1) {
+    return save_on(devices, {.run = run(), .keep = keep}, small_config(), table_, state_at(step), tensors_);
   }
   fs::path run() const { return folder_ / "run"; }
   std::vector<std::string> names() const {
@@ -56,7 +36,7 @@ class Checkpoint : public ::testing::Test {
   }
   using Names = std::vector<std::string>;
 
-  TemporaryFolder folder_;
+  TemporaryFolder folder_{test::memory_folder()};
   ParameterTable table_{small_config()};
   Tensors tensors_{table_, 11};
 };
@@ -87,8 +67,8 @@ TEST_F(Checkpoint, KeepsTheNewest) {
   EXPECT_EQ(names(), (Names{"step-00000010", "step-00000300", "step-00000301"}));
   save(301, 1);  // again in the same place
   EXPECT_EQ(names(), (Names{"step-00000301"}));
-  EXPECT_EQ(newest_checkpoint(run()), run() / "step-00000301");
-  EXPECT_EQ(newest_checkpoint(run() / "step-00000301"), run() / "step-00000301");
+  EXPECT_EQ(newest_on(1, run()).path, run() / "step-00000301");
+  EXPECT_EQ(newest_on(2, run() / "step-00000301").path, run() / "step-00000301");
 }
 
 TEST_F(Checkpoint, TheOneJustWrittenStaysEvenWhereLaterStepsLie) {
@@ -104,10 +84,14 @@ TEST_F(Checkpoint, IgnoresWhatIsHalfWrittenOrNone) {
   write_text(run() / "step-00000007", "a file");
   fs::copy(run() / "step-00000005", run() / ".tmp-step-00000010-abc", fs::copy_options::recursive);
   EXPECT_EQ(names(), (Names{"step-00000005"}));
-  EXPECT_EQ(newest_checkpoint(run()), run() / "step-00000005");
+  const FoundCheckpoint found = newest_on(1, run());
+  EXPECT_EQ(found.path, run() / "step-00000005");
+  ASSERT_EQ(found.passed_over.size(), 2u);
+  EXPECT_EQ(found.passed_over[0].path, run() / "step-00000009");
+  EXPECT_NE(found.passed_over[0].what.find("state.json"), std::string::npos) << found.passed_over[0].what;
   fs::create_directories(folder_ / "other");
-  RONDO_EXPECT_ERROR(IoError, newest_checkpoint(folder_ / "other"), "expected a checkpoint", "other");
-  RONDO_EXPECT_ERROR(IoError, newest_checkpoint(folder_ / "nowhere"), "nowhere");
+  RONDO_EXPECT_ERROR(IoError, newest_on(2, folder_ / "other"), "expected a checkpoint", "other");
+  RONDO_EXPECT_ERROR(IoError, newest_on(1, folder_ / "nowhere"), "nowhere");
 }
 
 TEST_F(Checkpoint, AFailedWriteLeavesTheOlderOnes) {
@@ -149,8 +133,8 @@ TEST_F(Checkpoint, RefusesHostileStates) {
     }
   }
   json changed = whole;
-  changed["format"] = 2;
-  EXPECT_NE(refused(changed.dump()).find("format 1"), std::string::npos);
+  changed["format"] = 3;
+  EXPECT_NE(refused(changed.dump()).find("format 1 or 2"), std::string::npos);
   changed = whole;
   changed["step"] = std::uint64_t{1} << 60;
   EXPECT_NE(refused(changed.dump()).find("step from 0 to"), std::string::npos);
@@ -185,8 +169,7 @@ TEST_F(Checkpoint, MomentsOfAnotherShapeAreNamed) {
   tied.tied_embedding = true;
   const ParameterTable tied_table(tied);
   Tensors tied_tensors(tied_table, 3);
-  const fs::path foreign =
-      save_checkpoint(folder_ / "tied", tied, tied_table, state_at(5), tied_tensors.view(), 0);
+  const fs::path foreign = save_on(1, {.run = folder_ / "tied"}, tied, tied_table, state_at(5), tied_tensors);
   fs::copy_file(foreign / "training_state" / "optimizer.safetensors",
                 path / "training_state" / "optimizer.safetensors", fs::copy_options::overwrite_existing);
   Tensors same(table_);
