@@ -1,10 +1,12 @@
 #include "apps/options.h"
 
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cstdio>
 
 #include "rondo/core/error.h"
 
@@ -118,6 +120,13 @@ RingOptions RingArguments::ring() const {
           .memory_limit = parse_bytes("--memory-limit", memory_limit_),
           .timeout = std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(timeout_ * 1000))),
           .overlap = !no_overlap_,
+          .on_stuck =
+              [](const std::string& words) {
+                std::fprintf(stderr,
+                             "rondo: %s; this process has a device that does not end, and leaves it\n",
+                             words.c_str());
+                ::_exit(1);
+              },
           .processes = join_processes()};
 }
 

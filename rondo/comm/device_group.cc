@@ -1,6 +1,11 @@
 #include "rondo/comm/device_group.h"
 
+#include <algorithm>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
 #include <vector>
 
 #include "rondo/comm/threads.h"
@@ -19,6 +24,41 @@ std::string words_of(const std::exception_ptr& failure) {
     return "unknown exception";
   }
 }
+
+/// Calls options.on_stuck when the group has failed and not all devices have ended a timeout later.
+class Patience {
+ public:
+  Patience(const RingOptions& options, const ThreadGroup& group) : options_(options) {
+    if (options.on_stuck) thread_ = std::jthread([this, &group] { wait(group); });
+  }
+  ~Patience() {
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  void wait(const ThreadGroup& group) {
+    using Clock = std::chrono::steady_clock;
+    constexpr std::chrono::milliseconds kLook(200);
+    std::optional<Clock::time_point> failed;
+    std::unique_lock lock(mutex_);
+    while (!changed_.wait_for(lock, std::min(kLook, options_.timeout), [this] { return over_; })) {
+      const std::string words = group.failure();
+      if (words.empty()) continue;
+      failed = failed.value_or(Clock::now());
+      if (Clock::now() - *failed >= options_.timeout) return options_.on_stuck(words);
+    }
+  }
+
+  const RingOptions& options_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool over_ = false;
+  std::jthread thread_;
+};
 
 }  // namespace
 
@@ -52,6 +92,7 @@ void run_ring(const RingOptions& options, const std::function<void(Context&, Com
   std::exception_ptr failure;
   try {
     group.meet();
+    const Patience patience(options, group);
     run_devices(options.devices, body, [&](int device, const std::exception_ptr& thrown) {
       group.cancel(first + device, words_of(thrown));
     });

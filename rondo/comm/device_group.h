@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "rondo/comm/communicator.h"
 #include "rondo/comm/processes.h"
@@ -23,6 +24,10 @@ struct RingOptions {
   /// Whether messages travel while devices compute, brought forward between the tiles of their work. Without
   /// it, which is for comparison, they travel when a device waits for them.
   bool overlap = true;
+  /// Called when the ring has failed and a device of this process did not end within another timeout: it
+  /// hangs outside of the ring, and run_ring could not return before it. May leave the process; null: wait
+  /// for it.
+  std::function<void(const std::string& words)> on_stuck = nullptr;
   Trace* trace = nullptr;  ///< where events of this process' devices go; null records nothing
   std::shared_ptr<Processes> processes = nullptr;  ///< that form the ring together; null: this one alone
 

@@ -47,10 +47,10 @@ class MpiProcesses final : public Processes {
     check_mpi(MPI_Comm_size(host, &on_this_host_), "MPI_Comm_size");
     check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
   }
-  /// Finalizing waits for all processes. One that fails must not: it leaves, and the launcher, which sees
-  /// that, ends those that are left.
+  /// Finalizing waits for all processes, without a limit. One that fails must not: it leaves, and the
+  /// launcher, which sees that, ends those that are left. Nor one that cannot know that all others come.
   ~MpiProcesses() override {
-    if (!owns_ || (size_ > 1 && (!ended_well() || std::uncaught_exceptions() > 0))) return;
+    if (!owns_ || (size_ > 1 && (std::uncaught_exceptions() > 0 || !part_in_peace()))) return;
     MPI_Comm_free(&all_);
     MPI_Finalize();
   }
@@ -118,6 +118,7 @@ std::shared_ptr<Processes> join_processes() {
                  "alone: it belongs to another MPI than the one that Rondo was built with (try that MPI's "
                  "mpirun, or srun --mpi=pmix)",
                  launched, launched);
+  (void)processes->watchdog();
   return processes;
 }
 
