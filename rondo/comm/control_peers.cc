@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <random>
 #include <thread>
 
@@ -34,13 +35,32 @@ constexpr milliseconds kConnectLimit{1500}, kHandshakeLimit{10'000};
 /// As IPv6 has it; IPv4 addresses are mapped into it.
 using Address = std::array<std::uint8_t, 16>;
 
-/// What each process tells the others about itself.
+/// What each process tells the others about itself. Of the same size for ever: the others may run another
+/// version of the program.
 struct Card {
-  std::uint64_t secret = 0;  ///< a connection that does not know it is not one of ours
+  std::uint64_t program = 0;  ///< a number that differs between programs
+  std::uint64_t secret = 0;   ///< a connection that does not know it is not one of ours
   std::int32_t port = 0, addresses = 0;
   std::array<char, 64> host = {};
   std::array<Address, 16> address = {};
+  std::array<std::byte, 680> spare = {};
 };
+static_assert(sizeof(Card) == 1024);
+
+/// FNV-1a of the running program's file, in words of 8 bytes; 0 where it cannot be read.
+std::uint64_t program_hash() {
+  std::ifstream file("/proc/self/exe", std::ios::binary);
+  std::vector<std::uint64_t> words(1 << 13);
+  std::uint64_t hash = 0;
+  for (bool more = file.good(); more;) {
+    std::fill(words.begin(), words.end(), 0);
+    file.read(reinterpret_cast<char*>(words.data()), static_cast<std::streamsize>(words.size() * 8));
+    more = file.good();
+    for (const std::uint64_t word : words) hash = (hash ^ word) * 0x100000001b3;
+  }
+  return hash;
+}
+
 /// The first words on a connection, and the answer.
 struct Hello {
   std::uint64_t secret = 0;  ///< of the one who hears it
@@ -179,6 +199,7 @@ class Meeting {
         cards_(static_cast<std::size_t>(processes.size())),
         peers_(cards_.size()) {
     Card& own = card(rank_);
+    own.program = program_hash();
     listening_ = listen_anywhere(processes.size(), own.port);
     std::random_device random;
     own.secret = std::uint64_t{random()} << 32 | random();
@@ -188,6 +209,12 @@ class Meeting {
 
   std::vector<ControlPeer> run() {
     exchange_cards();
+    for (int process = 1; process < processes_.size(); ++process)
+      check_argument(
+          card(process).program == card(0).program, "ring",
+          "expected the same program on all processes, got another build on process {} (host {}) than on "
+          "process 0 (host {})",
+          process, card(process).host.data(), card(0).host.data());
     {
       const std::jthread answering([this] { answer(); });
       for (int process = 0; process < rank_ && problem_.empty(); ++process) call(process);

@@ -50,7 +50,11 @@ class MpiProcesses final : public Processes {
   /// Finalizing waits for all processes, without a limit. One that fails must not: it leaves, and the
   /// launcher, which sees that, ends those that are left. Nor one that cannot know that all others come.
   ~MpiProcesses() override {
-    if (!owns_ || (size_ > 1 && (std::uncaught_exceptions() > 0 || !part_in_peace()))) return;
+    if (!owns_) return;
+    // What failed here may fail on all, and each should have said so before a launcher sees the first one go.
+    const bool fails = std::uncaught_exceptions() > 0;
+    const bool in_peace = size_ == 1 || part_in_peace(fails ? std::chrono::seconds(1) : longest_wait());
+    if (fails || !in_peace) return;
     MPI_Comm_free(&all_);
     MPI_Finalize();
   }

@@ -26,7 +26,9 @@ Watchdog& Processes::watchdog() {
   return *watchdog_;
 }
 
-bool Processes::part_in_peace() { return ended_well() && watchdog_ && watchdog_->part(longest_wait_); }
+bool Processes::part_in_peace(std::chrono::milliseconds limit) {
+  return state_ == State::well && watchdog_ && watchdog_->part(limit);
+}
 
 int Processes::begin_ring(std::chrono::milliseconds timeout) {
   if (state_ == State::running || state_ == State::broken)

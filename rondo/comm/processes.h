@@ -53,17 +53,17 @@ class Processes {
   void end_ring(bool well) { state_ = well ? State::well : State::broken; }
 
  protected:
-  /// Whether rings ran here and all ended well, so that the processes may part in peace.
-  bool ended_well() const { return state_ == State::well; }
-  /// Waits until all processes are about to leave; false when one is lost or does not come in time, so that
-  /// nobody may wait for it any more.
-  bool part_in_peace();
+  /// Waits until all processes are about to leave; false when a ring did not end well, or when one of them is
+  /// lost or does not come in time, so that nobody may wait for it any more.
+  bool part_in_peace(std::chrono::milliseconds limit);
+  /// The last ring's timeout.
+  std::chrono::milliseconds longest_wait() const { return longest_wait_; }
 
  private:
   enum class State { fresh, running, well, broken };
   State state_ = State::fresh;
   int rings_ = 0;
-  std::chrono::milliseconds longest_wait_ = std::chrono::minutes(10);  ///< the last ring's timeout
+  std::chrono::milliseconds longest_wait_ = std::chrono::minutes(10);
   std::unique_ptr<Watchdog> watchdog_;
 };
 
