@@ -11,7 +11,9 @@ namespace rondo {
 ThreadShared::ThreadShared(int count, std::chrono::milliseconds limit)
     : timeout(std::min(limit, std::chrono::milliseconds(std::chrono::hours(24 * 365)))),
       devices(static_cast<std::size_t>(count)),
-      snapshot(static_cast<std::size_t>(count)) {}
+      snapshot(static_cast<std::size_t>(count)) {
+  for (Device& device : devices) device.state.since = std::chrono::steady_clock::now();
+}
 
 ThreadShared::~ThreadShared() = default;
 
@@ -84,13 +86,10 @@ void ThreadShared::give_up(Lock& lock, int device, int peer, const char* doing) 
   } else {
     const DeviceState& state = at(end).state;
     const std::string place = place_of(state);
-    const bool began = state.since != DeviceState::Clock::time_point();
     fail(end,
-         fmt::format(
-             "it exchanges nothing{}{}, computing or hanging; device {} {}",
-             began ? fmt::format(" since {} ({:.3g} s)", time_of_day(state.since), seconds(now - state.since))
-                   : std::string(),
-             place.empty() ? std::string() : " after " + place, device, waited),
+         fmt::format("it exchanges nothing since {} ({:.3g} s){}, computing or hanging; device {} {}",
+                     time_of_day(state.since), seconds(now - state.since),
+                     place.empty() ? std::string() : " after " + place, device, waited),
          false);
   }
   if (link) flush(lock);

@@ -140,8 +140,8 @@ void Watchdog::run() {
       const std::lock_guard lock(mutex_);
       // A process that was stopped, or a machine that was too busy to run it, must not take its own absence
       // for the silence of the others.
-      if (now - last_turn_ > 2 * interval())
-        for (Peer& peer : peers_) peer.heard += now - last_turn_;
+      if (const auto absence = now - last_turn_ - 2 * interval(); absence > Clock::duration::zero())
+        for (Peer& peer : peers_) peer.heard += absence;
       last_turn_ = now;
       read_all(now);
     }
