@@ -25,7 +25,7 @@ std::string words_of(const std::exception_ptr& failure) {
   }
 }
 
-/// Calls options.on_stuck when the group has failed and not all devices have ended a timeout later.
+/// Calls options.on_stuck when the group has failed and the ring has not ended a timeout later.
 class Patience {
  public:
   Patience(const RingOptions& options, const ThreadGroup& group) : options_(options) {
@@ -64,6 +64,7 @@ class Patience {
 
 void run_ring(const RingOptions& options, const std::function<void(Context&, Communicator&)>& fn) {
   ThreadGroup group({options.devices, options.timeout, options.processes, options.overlap});
+  const Patience patience(options, group);
   const int first = group.first_device();
   std::vector<std::unique_ptr<Context>> contexts;
   for (int device = 0; device < options.devices; ++device) {
@@ -92,7 +93,6 @@ void run_ring(const RingOptions& options, const std::function<void(Context&, Com
   std::exception_ptr failure;
   try {
     group.meet();
-    const Patience patience(options, group);
     run_devices(options.devices, body, [&](int device, const std::exception_ptr& thrown) {
       group.cancel(first + device, words_of(thrown));
     });

@@ -24,9 +24,9 @@ struct RingOptions {
   /// Whether messages travel while devices compute, brought forward between the tiles of their work. Without
   /// it, which is for comparison, they travel when a device waits for them.
   bool overlap = true;
-  /// Called when the ring has failed and a device of this process did not end within another timeout: it
-  /// hangs outside of the ring, and run_ring could not return before it. May leave the process; null: wait
-  /// for it.
+  /// Called, on a thread of its own, when the ring has failed and has not ended here within another timeout:
+  /// a device hangs outside of it, and run_ring cannot return before that. May leave the process; null:
+  /// waits.
   std::function<void(const std::string& words)> on_stuck = nullptr;
   Trace* trace = nullptr;  ///< where events of this process' devices go; null records nothing
   std::shared_ptr<Processes> processes = nullptr;  ///< that form the ring together; null: this one alone

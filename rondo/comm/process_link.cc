@@ -110,26 +110,28 @@ void ProcessLink::flush() {
 }
 
 bool ProcessLink::leave() {
-  bool failed = false;
+  const auto failed = [this] { return shared_.failed_device >= 0; };
   {
     const std::lock_guard lock(shared_.mutex);
-    tell_all({.kind = Note::Kind::left});
-    failed = shared_.failed_device >= 0;
+    if (!failed()) tell_all({.kind = Note::Kind::left});
   }
   const auto all_left = [this] {
     return idle_ && outbox_.empty() && std::find(left_.begin(), left_.end(), false) == left_.end();
   };
-  const auto moment = std::min<std::chrono::milliseconds>(shared_.timeout, kGrace);
-  bool left = work_until(Clock::now() + (failed ? moment : shared_.timeout),
-                         [&] { return all_left() || (!failed && shared_.failed_device >= 0); });
-  if (!failed && left) {
-    // Another process may have failed while this one waited for it.
-    const bool fails_now = work_until(Clock::now(), [&] { return shared_.failed_device >= 0; });
-    if (fails_now) left = work_until(Clock::now() + moment, all_left);
-    failed = fails_now;
-  }
-  processes_->end_ring(left && !failed);
-  return left;
+  const auto is_over = [&] { return failed() || all_left(); };
+  const auto look = [&] {
+    const std::lock_guard lock(shared_.mutex);
+    return failed();
+  };
+  bool fails = look();
+  const bool over = !fails && work_until(Clock::now() + shared_.timeout, is_over);
+  // Another process may have failed while this one waited for it.
+  if (over && !look()) progress();
+  fails = look();
+  processes_->end_ring(over && !fails);
+  // After a failure nothing is asked of MPI any more, which may be stuck where a process died.
+  if (fails) (void)processes_->watchdog().part(std::min<std::chrono::milliseconds>(shared_.timeout, kGrace));
+  return over;
 }
 
 int ProcessLink::peer_of(const Message& message) const {
