@@ -100,7 +100,9 @@ void RingArguments::add_to(CLI::App& app) {
       ->group(kGroup);
   add(app, "--memory-limit", memory_limit_, "Most bytes a device may hold, such as 512M or 2G; 0: no limit")
       ->group(kGroup);
-  add(app, "--timeout", timeout_, "Longest wait of a device for another, in seconds")
+  add(app, "--timeout", timeout_,
+      "Longest wait of a device for another, in seconds; a process silent for a quarter of it, a minute at "
+      "most, is lost")
       ->check(above(0))
       ->check(between(0.0, 1e7))
       ->group(kGroup);
