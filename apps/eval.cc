@@ -15,6 +15,7 @@
 #include "apps/model_source.h"
 #include "apps/options.h"
 #include "apps/progress.h"
+#include "apps/start_facts.h"
 #include "apps/stop.h"
 #include "rondo/core/error.h"
 #include "rondo/infer/device_weights.h"
@@ -64,6 +65,12 @@ class Text {
             .read = [this](std::int64_t first, std::span<std::int32_t> ids) {
               std::copy_n(ids_.begin() + first, ids.size(), ids.begin());
             }};
+  }
+
+  /// For processes to compare.
+  Fact fact() const {
+    if (corpus_) return text_fact("text", *corpus_);
+    return hash_fact("text", {reinterpret_cast<const char*>(ids_.data()), ids_.size() * sizeof(ids_[0])});
   }
 
   /// Bytes of `tokens`, of which `scored` were scored.
@@ -188,7 +195,7 @@ void count_bytes(const Text& text, std::int64_t tokens, Summary& s) {
   }
 }
 
-int evaluate_text(const Arguments& arguments) {
+int evaluate_text(const CLI::App& command, const Arguments& arguments) {
   const RingOptions ring = arguments.ring.ring();
   const ModelSource source = open_model(arguments.model);
   const Text text(arguments.text, source);
@@ -204,6 +211,11 @@ int evaluate_text(const Arguments& arguments) {
                  "expected --stride up to the context of {} tokens, got {}", options.context, options.stride);
   check_argument(options.skipped < tokens.tokens - 1, kOperation,
                  "expected --skip below the text's {} tokens, got {}", tokens.tokens - 1, options.skipped);
+  if (ring.processes) {
+    std::vector<Fact> facts = option_facts(command, ring);
+    facts.insert(facts.end(), {folder_fact("model", source.folder), text.fact()});
+    agree(ring, facts);
+  }
   const std::atomic<bool>& stop = stop_on_signals(ring.leads() ? "\nstopping after this window\n" : "");
   ProgressLine line;
   Summary summary{.evaluation = {}, .options = options};
@@ -264,7 +276,7 @@ Run add_eval_command(CLI::App& app) {
   command->add_option("--config-file", arguments->config_file, "TOML file with options by name [none]");
   return [arguments, command] {
     if (!arguments->config_file.empty()) apply_config_file(*command, arguments->config_file);
-    return evaluate_text(*arguments);
+    return evaluate_text(*command, *arguments);
   };
 }
 

@@ -15,6 +15,7 @@
 #include "apps/options.h"
 #include "apps/progress.h"
 #include "apps/run_failure.h"
+#include "apps/start_facts.h"
 #include "apps/stop.h"
 #include "rondo/core/error.h"
 #include "rondo/io/mapped_file.h"
@@ -55,7 +56,7 @@ std::string speed(std::int64_t tokens, double seconds) {
                      tokens);
 }
 
-int generate(const Arguments& arguments) {
+int generate(const CLI::App& command, const Arguments& arguments) {
   GenerateOptions options{
       .ring = arguments.ring.ring(),
       .layout = arguments.ring.layout(),
@@ -71,6 +72,11 @@ int generate(const Arguments& arguments) {
   check(options.sampling);
   const ModelSource source = open_model(arguments.model);
   const std::string prompt = read_prompt(arguments, options.ring);
+  if (options.ring.processes) {
+    std::vector<Fact> facts = option_facts(command, options.ring);
+    facts.insert(facts.end(), {folder_fact("model", source.folder), hash_fact("prompt", prompt)});
+    agree(options.ring, facts);
+  }
   bool begun = false, ends_line = false;
   const auto say = [&](std::string_view text) {
     if (!begun && arguments.echo) write(prompt);
@@ -127,7 +133,7 @@ Run add_generate_command(CLI::App& app) {
   command->add_option("--config-file", arguments->config_file, "TOML file with options by name [none]");
   return [arguments, command] {
     if (!arguments->config_file.empty()) apply_config_file(*command, arguments->config_file);
-    return generate(*arguments);
+    return generate(*command, *arguments);
   };
 }
 

@@ -1,6 +1,8 @@
 // The `rondo` command: parses, runs one sub-command, and turns every failure into one line and a status:
 // 2 for what was asked (arguments, files), 1 for what failed while running.
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <new>
 
@@ -8,6 +10,7 @@
 #include "apps/config_file.h"
 #include "apps/nearest_name.h"
 #include "apps/run_failure.h"
+#include "rondo/comm/processes.h"
 #include "rondo/core/error.h"
 
 namespace {
@@ -115,5 +118,9 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail(2, error.what());
   }
-  return guarded(commands);
+  const int status = guarded(commands);
+  std::fflush(nullptr);
+  // What MPI and other libraries do when a program ends may wait for processes that are gone.
+  if (status != 0 && launched_processes() > 1) ::_exit(status);
+  return status;
 }

@@ -1,10 +1,12 @@
 #include "apps/options.h"
 
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cstdio>
 
 #include "rondo/core/error.h"
 
@@ -98,7 +100,9 @@ void RingArguments::add_to(CLI::App& app) {
       ->group(kGroup);
   add(app, "--memory-limit", memory_limit_, "Most bytes a device may hold, such as 512M or 2G; 0: no limit")
       ->group(kGroup);
-  add(app, "--timeout", timeout_, "Longest wait of a device for another, in seconds")
+  add(app, "--timeout", timeout_,
+      "Longest wait of a device for another, in seconds; a process silent for a quarter of it, a minute at "
+      "most, is lost")
       ->check(above(0))
       ->check(between(0.0, 1e7))
       ->group(kGroup);
@@ -118,6 +122,13 @@ RingOptions RingArguments::ring() const {
           .memory_limit = parse_bytes("--memory-limit", memory_limit_),
           .timeout = std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(timeout_ * 1000))),
           .overlap = !no_overlap_,
+          .on_stuck =
+              [](const std::string& words) {
+                std::fprintf(stderr,
+                             "rondo: %s; this process has a device that does not end, and leaves it\n",
+                             words.c_str());
+                ::_exit(1);
+              },
           .processes = join_processes()};
 }
 

@@ -11,6 +11,7 @@
 #include "apps/config_file.h"
 #include "apps/model_source.h"
 #include "apps/run_failure.h"
+#include "apps/start_facts.h"
 #include "apps/stop.h"
 #include "apps/train_arguments.h"
 #include "apps/train_observer.h"
@@ -166,12 +167,26 @@ int follow(const TrainArguments& arguments, TrainPlan& plan) {
   return 0;
 }
 
+/// Compares what the processes are about to do, and so waits until all have planned, and looked at the run's
+/// folder, before one writes into it.
+void agree_on(const TrainPlan& plan, const CLI::App& command, const TrainArguments& arguments) {
+  const RingOptions& ring = plan.run.execution.ring;
+  if (!ring.processes) return;
+  std::vector<Fact> facts = option_facts(command, ring);
+  facts.push_back(text_fact("training text", *plan.corpus));
+  if (plan.held_out) facts.push_back(text_fact("held-out text", *plan.held_out));
+  facts.push_back({"recipe", to_json(plan.run.recipe)});
+  facts.push_back({"step to begin after", fmt::format("{}", plan.first_step)});
+  if (plan.run.resume_from) facts.push_back(folder_fact("checkpoint", *plan.run.resume_from));
+  if (!arguments.config.empty()) facts.push_back({"model", describe(plan.run.config, 0)});
+  if (!arguments.from.empty()) facts.push_back(folder_fact("model", arguments.from));
+  agree(ring, facts);
+}
+
 int train(const CLI::App& command, const TrainArguments& arguments) {
   TrainPlan plan = make_train_plan(command, arguments);
   const RingOptions& ring = plan.run.execution.ring;
-  // All processes have planned, and so looked at the run's folder, before one writes into it.
-  if (ring.processes)
-    run_ring({.timeout = ring.timeout, .processes = ring.processes}, [](Context&, Communicator&) {});
+  agree_on(plan, command, arguments);
   if (!ring.leads()) return follow(arguments, plan);
   const RunFolder folder(plan.run.out);
   check_place("--trace", arguments.trace);

@@ -32,6 +32,10 @@ class Communicator {
   virtual int device() const = 0;
   virtual int devices() const = 0;
 
+  /// Says which step of its work the device begins: for the words of failures, and because both ends of an
+  /// exchange must be in the same one; where they are not, it throws on both.
+  virtual void begin_step(std::int64_t step) = 0;
+
   /// Posts a send of a contiguous tensor. The memory must not change until the request is waited for.
   virtual RequestPtr send(int to, Tag tag, const ConstTensor& data) = 0;
   /// Posts a receive into a contiguous tensor.

@@ -1,6 +1,11 @@
 #include "rondo/comm/device_group.h"
 
+#include <algorithm>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
 #include <vector>
 
 #include "rondo/comm/threads.h"
@@ -20,10 +25,46 @@ std::string words_of(const std::exception_ptr& failure) {
   }
 }
 
+/// Calls options.on_stuck when the group has failed and the ring has not ended a timeout later.
+class Patience {
+ public:
+  Patience(const RingOptions& options, const ThreadGroup& group) : options_(options) {
+    if (options.on_stuck) thread_ = std::jthread([this, &group] { wait(group); });
+  }
+  ~Patience() {
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  void wait(const ThreadGroup& group) {
+    using Clock = std::chrono::steady_clock;
+    constexpr std::chrono::milliseconds kLook(200);
+    std::optional<Clock::time_point> failed;
+    std::unique_lock lock(mutex_);
+    while (!changed_.wait_for(lock, std::min(kLook, options_.timeout), [this] { return over_; })) {
+      const std::string words = group.failure();
+      if (words.empty()) continue;
+      failed = failed.value_or(Clock::now());
+      if (Clock::now() - *failed >= options_.timeout) return options_.on_stuck(words);
+    }
+  }
+
+  const RingOptions& options_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool over_ = false;
+  std::jthread thread_;
+};
+
 }  // namespace
 
 void run_ring(const RingOptions& options, const std::function<void(Context&, Communicator&)>& fn) {
   ThreadGroup group({options.devices, options.timeout, options.processes, options.overlap});
+  const Patience patience(options, group);
   const int first = group.first_device();
   std::vector<std::unique_ptr<Context>> contexts;
   for (int device = 0; device < options.devices; ++device) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "rondo/comm/communicator.h"
 #include "rondo/comm/processes.h"
@@ -23,6 +24,10 @@ struct RingOptions {
   /// Whether messages travel while devices compute, brought forward between the tiles of their work. Without
   /// it, which is for comparison, they travel when a device waits for them.
   bool overlap = true;
+  /// Called, on a thread of its own, when the ring has failed and has not ended here within another timeout:
+  /// a device hangs outside of it, and run_ring cannot return before that. May leave the process; null:
+  /// waits.
+  std::function<void(const std::string& words)> on_stuck = nullptr;
   Trace* trace = nullptr;  ///< where events of this process' devices go; null records nothing
   std::shared_ptr<Processes> processes = nullptr;  ///< that form the ring together; null: this one alone
 

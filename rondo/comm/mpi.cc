@@ -47,10 +47,14 @@ class MpiProcesses final : public Processes {
     check_mpi(MPI_Comm_size(host, &on_this_host_), "MPI_Comm_size");
     check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
   }
-  /// Finalizing waits for all processes. One that fails must not: it leaves, and the launcher, which sees
-  /// that, ends those that are left.
+  /// Finalizing waits for all processes, without a limit. One that fails must not: it leaves, and the
+  /// launcher, which sees that, ends those that are left. Nor one that cannot know that all others come.
   ~MpiProcesses() override {
-    if (!owns_ || (size_ > 1 && (!ended_well() || std::uncaught_exceptions() > 0))) return;
+    if (!owns_) return;
+    // What failed here may fail on all, and each should have said so before a launcher sees the first one go.
+    const bool fails = std::uncaught_exceptions() > 0;
+    const bool in_peace = size_ == 1 || part_in_peace(fails ? std::chrono::seconds(1) : longest_wait());
+    if (fails || !in_peace) return;
     MPI_Comm_free(&all_);
     MPI_Finalize();
   }
@@ -118,6 +122,7 @@ std::shared_ptr<Processes> join_processes() {
                  "alone: it belongs to another MPI than the one that Rondo was built with (try that MPI's "
                  "mpirun, or srun --mpi=pmix)",
                  launched, launched);
+  (void)processes->watchdog();
   return processes;
 }
 

@@ -30,6 +30,7 @@ struct ProcessLink::Note {
   DType dtype = DType::f32;
   Message::Kind message_kind = Message::Kind::copy;
   std::int32_t root = 0, channel = 0, devices = 0;
+  std::int64_t step = -1;  ///< that device `from` is in
   bool provisional = false;
   std::array<char, 512> words = {}, invalid = {};
   std::array<std::byte, Contribution::kSmall> small = {};
@@ -50,10 +51,11 @@ ProcessLink::ProcessLink(ThreadShared& shared, std::shared_ptr<Processes> proces
       processes_(std::move(processes)),
       own_devices_(own_devices),
       overlap_(overlap),
-      note_channel_(processes_->begin_ring() % kNoteChannels),
+      note_channel_(processes_->begin_ring(shared.timeout) % kNoteChannels),
       early_(static_cast<std::size_t>(shared.size())),
       brings_(static_cast<std::size_t>(processes_->size())),
       left_(brings_.size()),
+      lost_(brings_.size()),
       messages_to_(brings_.size()),
       note_place_{std::make_shared<std::byte[]>(sizeof(Note)), sizeof(Note)} {
   static_assert(std::is_trivially_copyable_v<Note>);
@@ -63,7 +65,7 @@ ProcessLink::ProcessLink(ThreadShared& shared, std::shared_ptr<Processes> proces
   listen();
 }
 
-ProcessLink::~ProcessLink() = default;
+ProcessLink::~ProcessLink() { processes_->watchdog().watch(nullptr, shared_.timeout); }
 
 template <class Ready>
 bool ProcessLink::work_until(Clock::time_point deadline, const Ready& ready) {
@@ -80,16 +82,23 @@ bool ProcessLink::work_until(Clock::time_point deadline, const Ready& ready) {
 }
 
 void ProcessLink::meet() {
+  processes_->watchdog().watch(this, shared_.timeout);
   {
     const std::lock_guard lock(shared_.mutex);
     tell_all({.kind = Note::Kind::meet, .devices = own_devices_});
   }
   const auto absent = [this] { return std::find(brings_.begin(), brings_.end(), 0) - brings_.begin(); };
   const auto processes = static_cast<std::ptrdiff_t>(brings_.size());
-  if (!work_until(Clock::now() + shared_.timeout, [&] { return absent() == processes; }))
+  const auto all_here = [&] { return absent() == processes; };
+  const auto decided = [&] { return all_here() || lost_[static_cast<std::size_t>(absent())]; };
+  work_until(Clock::now() + shared_.timeout, decided);
+  const std::lock_guard lock(shared_.mutex);
+  if (!all_here()) {
+    shared_.check_alive();
     throw CommunicationError(fmt::format("[ring] process {} waited {:g} s for process {} to begin",
                                          processes_->rank(),
                                          std::chrono::duration<double>(shared_.timeout).count(), absent()));
+  }
   for (std::size_t p = 0; p < brings_.size(); ++p)
     check_argument(brings_[p] == brings_[0], "ring",
                    "expected as many devices on every process, got {} on process 0 and {} on process {}",
@@ -97,30 +106,32 @@ void ProcessLink::meet() {
 }
 
 void ProcessLink::flush() {
-  work_until(Clock::now() + std::chrono::milliseconds(20), [this] { return idle_ && outbox_.empty(); });
+  work_until(Clock::now() + std::chrono::milliseconds(20), [this] { return outbox_.empty(); });
 }
 
 bool ProcessLink::leave() {
-  bool failed = false;
+  const auto failed = [this] { return shared_.failed_device >= 0; };
   {
     const std::lock_guard lock(shared_.mutex);
-    tell_all({.kind = Note::Kind::left});
-    failed = shared_.failed_device >= 0;
+    if (!failed()) tell_all({.kind = Note::Kind::left});
   }
   const auto all_left = [this] {
     return idle_ && outbox_.empty() && std::find(left_.begin(), left_.end(), false) == left_.end();
   };
-  const auto moment = std::min<std::chrono::milliseconds>(shared_.timeout, kGrace);
-  bool left = work_until(Clock::now() + (failed ? moment : shared_.timeout),
-                         [&] { return all_left() || (!failed && shared_.failed_device >= 0); });
-  if (!failed && left) {
-    // Another process may have failed while this one waited for it.
-    const bool fails_now = work_until(Clock::now(), [&] { return shared_.failed_device >= 0; });
-    if (fails_now) left = work_until(Clock::now() + moment, all_left);
-    failed = fails_now;
-  }
-  processes_->end_ring(left && !failed);
-  return left;
+  const auto is_over = [&] { return failed() || all_left(); };
+  const auto look = [&] {
+    const std::lock_guard lock(shared_.mutex);
+    return failed();
+  };
+  bool fails = look();
+  const bool over = !fails && work_until(Clock::now() + shared_.timeout, is_over);
+  // Another process may have failed while this one waited for it.
+  if (over && !look()) progress();
+  fails = look();
+  processes_->end_ring(over && !fails);
+  // After a failure nothing is asked of MPI any more, which may be stuck where a process died.
+  if (fails) (void)processes_->watchdog().part(std::min<std::chrono::milliseconds>(shared_.timeout, kGrace));
+  return over;
 }
 
 int ProcessLink::peer_of(const Message& message) const {
@@ -128,6 +139,7 @@ int ProcessLink::peer_of(const Message& message) const {
 }
 
 void ProcessLink::tell(int process, const Note& note) {
+  if (lost_[static_cast<std::size_t>(process)]) return;
   auto copy = std::make_shared<Note>(note);
   copy->process = processes_->rank();
   outbox_.emplace_back(process, std::move(copy));
@@ -171,7 +183,8 @@ void ProcessLink::announce(const MessagePtr& message) {
                  .bytes = data.bytes(),
                  .dtype = data.dtype,
                  .message_kind = message->kind,
-                 .channel = message->channel});
+                 .channel = message->channel,
+                 .step = sends ? message->sent_in : message->received_in});
   if (message->matched()) begin(message);
 }
 
@@ -183,8 +196,12 @@ void ProcessLink::begin(const MessagePtr& message) {
 
 void ProcessLink::arrived(int device) {
   const Contribution& own = shared_.at(device).contribution;
-  Note note{
-      .kind = Note::Kind::arrived, .from = device, .bytes = own.bytes, .root = own.root, .small = own.small};
+  Note note{.kind = Note::Kind::arrived,
+            .from = device,
+            .bytes = own.bytes,
+            .root = own.root,
+            .step = own.step,
+            .small = own.small};
   put(note.words, own.operation);
   put(note.invalid, own.invalid);
   tell_all(note);
@@ -194,6 +211,8 @@ void ProcessLink::failed(int device, const std::string& reason, bool provisional
   Note note{.kind = Note::Kind::failed, .from = device, .provisional = provisional};
   put(note.words, reason);
   tell_all(note);
+  // The watchdog's word arrives whatever became of MPI; a note keeps its place among the others.
+  processes_->watchdog().tell({.device = device, .provisional = provisional, .reason = reason});
 }
 
 void ProcessLink::ended(int device) { tell_all({.kind = Note::Kind::ended, .from = device}); }
@@ -207,7 +226,7 @@ void ProcessLink::take(const Note& note) {
       left_[static_cast<std::size_t>(note.process)] = true;
       return;
     case Note::Kind::failed:
-      shared_.fail(note.from, note.words.data(), note.provisional);
+      shared_.fail(note.from, note.words.data(), note.provisional, false);
       return;
     case Note::Kind::ended:
       shared_.at(note.from).ended = true;
@@ -230,6 +249,7 @@ void ProcessLink::take_message(const Note& note) {
   else
     half.destination = data;
   half.kind = note.message_kind;
+  (sends ? half.sent_in : half.received_in) = note.step;
   const MessagePtr message = shared_.pair(half);
   message->remote = true;
   if (sends) message->channel = note.channel;
@@ -240,6 +260,7 @@ void ProcessLink::take_arrival(const Note& note) {
   Contribution contribution{.operation = note.words.data(),
                             .bytes = note.bytes,
                             .root = note.root,
+                            .step = note.step,
                             .invalid = note.invalid.data(),
                             .small = note.small};
   ThreadShared::Device& device = shared_.at(note.from);
@@ -294,16 +315,20 @@ bool ProcessLink::receive_notes() {
 
 bool ProcessLink::send_notes() {
   std::deque<std::pair<int, std::shared_ptr<Note>>> notes;
+  std::vector<bool> lost;
   {
     const std::lock_guard lock(shared_.mutex);
     notes.swap(outbox_);
+    lost = lost_;
     if (!notes.empty()) idle_ = false;
   }
   for (auto& [process, note] : notes) {
     const std::shared_ptr<std::byte[]> bytes(note, reinterpret_cast<std::byte*>(note.get()));
-    note_sends_.push_back(processes_->send(process, note_channel_, {bytes, sizeof(Note)}));
+    note_sends_.emplace_back(process, processes_->send(process, note_channel_, {bytes, sizeof(Note)}));
   }
-  std::erase_if(note_sends_, [](const Processes::TransferPtr& transfer) { return transfer->done(); });
+  std::erase_if(note_sends_, [&](const auto& send) {
+    return lost[static_cast<std::size_t>(send.first)] || send.second->done();
+  });
   if (note_sends_.empty()) {
     const std::lock_guard lock(shared_.mutex);
     idle_ = outbox_.empty();

@@ -3,7 +3,8 @@
 // its arrival at a barrier, its failure and its end are told to that process in short notes, so that both
 // keep the same books. Payload follows once both ends are posted, in pieces, through memory of the link.
 //
-// No thread of its own: whichever device waits brings everything forward (progress), one at a time.
+// No thread of its own: whichever device waits brings everything forward (progress), one at a time. What the
+// watchdog of the process finds out comes beside all this, on its thread (process_watch.cc).
 
 #include <array>
 #include <atomic>
@@ -19,15 +20,16 @@
 
 #include "rondo/comm/processes.h"
 #include "rondo/comm/thread_shared.h"
+#include "rondo/comm/watchdog.h"
 
 namespace rondo {
 
-class ProcessLink {
+class ProcessLink final : private Watched {
  public:
   /// Devices [rank * own_devices, (rank + 1) * own_devices) are of this process.
   /// Without `overlap` messages set out when their device waits for anything.
   ProcessLink(ThreadShared& shared, std::shared_ptr<Processes> processes, int own_devices, bool overlap);
-  ~ProcessLink();
+  ~ProcessLink() override;
 
   bool is_local(int device) const { return process_of(device) == processes_->rank(); }
   int first_device() const { return processes_->rank() * own_devices_; }
@@ -72,6 +74,13 @@ class ProcessLink {
 
   int process_of(int device) const { return device / own_devices_; }
   int peer_of(const Message& message) const;
+  std::string name_of_process(int process) const;
+
+  // What the watchdog asks and says.
+  std::vector<DeviceState> own_devices() override;
+  void heard(int process, std::span<const DeviceState> devices) override;
+  void told(const DeviceFailure& failure) override;
+  void lost(int process, Loss loss, DeviceState::Clock::time_point since) override;
   void tell(int process, const Note& note);
   void tell_all(const Note& note);
   void announce(const MessagePtr& message);
@@ -106,9 +115,10 @@ class ProcessLink {
   std::vector<MessagePtr> held_back_;               ///< until their device waits
   std::vector<std::optional<Contribution>> early_;  ///< by device
   std::vector<int> brings_;                         ///< devices of each process; 0: not met yet
-  std::vector<bool> left_;
-  std::vector<int> messages_to_;  ///< sent to each process: chooses the channel
-  bool idle_ = true;              ///< no note is on its way out
+  std::vector<bool> left_;                          ///< or lost, so that nobody waits for it
+  std::vector<bool> lost_;                          ///< nothing is told it any more
+  std::vector<int> messages_to_;                    ///< sent to each process: chooses the channel
+  bool idle_ = true;                                ///< no note is on its way out
 
   std::atomic<std::int64_t> next_progress_ns_ = 0;
 
@@ -116,7 +126,7 @@ class ProcessLink {
   std::mutex turn_;
   Parcel note_place_;
   Processes::TransferPtr note_receive_;
-  std::list<Processes::TransferPtr> note_sends_;
+  std::list<std::pair<int, Processes::TransferPtr>> note_sends_;  ///< and to whom
   std::list<Flow> flows_;
   std::vector<Parcel> spare_;
 };

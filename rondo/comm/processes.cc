@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "rondo/comm/watchdog.h"
 #include "rondo/core/error.h"
 
 namespace rondo {
@@ -16,10 +17,24 @@ int launched_processes() {
   return processes;
 }
 
-int Processes::begin_ring() {
+Processes::Processes() = default;
+Processes::~Processes() = default;
+
+Watchdog& Processes::watchdog() {
+  constexpr std::chrono::seconds kLimit(30);  // to reach all others
+  if (!watchdog_) watchdog_ = std::make_unique<Watchdog>(rank(), connect_control(*this, kLimit));
+  return *watchdog_;
+}
+
+bool Processes::part_in_peace(std::chrono::milliseconds limit) {
+  return state_ == State::well && watchdog_ && watchdog_->part(limit);
+}
+
+int Processes::begin_ring(std::chrono::milliseconds timeout) {
   if (state_ == State::running || state_ == State::broken)
     throw CommunicationError("[ring] an earlier ring of these processes did not end well");
   state_ = State::running;
+  longest_wait_ = timeout;
   return rings_++;
 }
 

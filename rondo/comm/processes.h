@@ -1,10 +1,13 @@
 #pragma once
 // The processes that a launcher (mpirun, srun) started together, and how bytes move between them.
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 
 namespace rondo {
+
+class Watchdog;
 
 /// Bytes on their way between processes. They belong to the transfer until it is done: a device that fails
 /// takes its own memory with it, but never memory that the network still reads or writes.
@@ -24,10 +27,12 @@ class Processes {
     virtual bool done() = 0;
   };
   using TransferPtr = std::unique_ptr<Transfer>;
-  static constexpr int kAny = -1;           ///< receive from whichever process sends
-  static constexpr int kChannels = 32'000;  ///< channels are [0, kChannels)
+  static constexpr int kAny = -1;                    ///< receive from whichever process sends
+  static constexpr int kChannels = 32'000;           ///< channels are [0, kChannels)
+  static constexpr int kControlChannel = kChannels;  ///< and this one, on which processes meet
 
-  virtual ~Processes() = default;
+  Processes();
+  virtual ~Processes();
   virtual int rank() const = 0;
   virtual int size() const = 0;
   /// How many of them run on this process' host, itself included.
@@ -38,19 +43,28 @@ class Processes {
   /// Receives a parcel of at most this many bytes.
   virtual TransferPtr receive(int from, int channel, Parcel into) = 0;
 
+  /// Finds out which process failed; it watches from the first call on, which all processes make and which
+  /// throws CommunicationError when they cannot reach each other.
+  Watchdog& watchdog();
+
   /// The number of the ring that begins now; rings follow each other and never overlap. CommunicationError
   /// after one that did not end well.
-  int begin_ring();
+  int begin_ring(std::chrono::milliseconds timeout);
   void end_ring(bool well) { state_ = well ? State::well : State::broken; }
 
  protected:
-  /// Whether rings ran here and all ended well, so that the processes may part in peace.
-  bool ended_well() const { return state_ == State::well; }
+  /// Waits until all processes are about to leave; false when a ring did not end well, or when one of them is
+  /// lost or does not come in time, so that nobody may wait for it any more.
+  bool part_in_peace(std::chrono::milliseconds limit);
+  /// The last ring's timeout.
+  std::chrono::milliseconds longest_wait() const { return longest_wait_; }
 
  private:
   enum class State { fresh, running, well, broken };
   State state_ = State::fresh;
   int rings_ = 0;
+  std::chrono::milliseconds longest_wait_ = std::chrono::minutes(10);
+  std::unique_ptr<Watchdog> watchdog_;
 };
 
 /// How many processes the launcher says that it started, from its environment variables; 1 without one.

@@ -25,6 +25,10 @@ std::string ThreadShared::disagreement() const {
   const Contribution& first = devices.front().contribution;
   for (std::size_t d = 0; d < devices.size(); ++d) {
     const Contribution& other = devices[d].contribution;
+    if (first.step != other.step)
+      return fmt::format(
+          "[{}] expected the same step on all devices, got step {} on device 0 and step {} on device {}",
+          first.operation, first.step, other.step, d);
     if (!other.invalid.empty()) return fmt::format("[{}] device {}: {}", other.operation, d, other.invalid);
     if (first.operation != other.operation || first.bytes != other.bytes || first.root != other.root)
       return fmt::format(
@@ -57,6 +61,8 @@ void ThreadShared::barrier(Lock& lock, int device, const char* doing, bool reads
     const std::int64_t mine = generation;
     if (link) link->arrived(device);
     arrive(device, reads);
+    // Who comes last does not wait, and might say so much later.
+    if (link && generation != mine) flush(lock);
     const auto missing = [this] {
       int first = 0;
       while (at(first).arrived) ++first;
@@ -84,6 +90,7 @@ void ThreadShared::open(int device, Contribution contribution, DeviceTrace& trac
   if (small)
     std::memcpy(contribution.small.data(), contribution.data, static_cast<std::size_t>(contribution.bytes));
   Lock lock(mutex);
+  contribution.step = at(device).state.step;
   at(device).contribution = std::move(contribution);
   barrier(lock, device, operation.c_str(), reads && !link);
   if (!collective_error.empty()) throw ArgumentError(collective_error);

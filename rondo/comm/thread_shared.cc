@@ -11,7 +11,9 @@ namespace rondo {
 ThreadShared::ThreadShared(int count, std::chrono::milliseconds limit)
     : timeout(std::min(limit, std::chrono::milliseconds(std::chrono::hours(24 * 365)))),
       devices(static_cast<std::size_t>(count)),
-      snapshot(static_cast<std::size_t>(count)) {}
+      snapshot(static_cast<std::size_t>(count)) {
+  for (Device& device : devices) device.state.since = std::chrono::steady_clock::now();
+}
 
 ThreadShared::~ThreadShared() = default;
 
@@ -19,14 +21,14 @@ void ThreadShared::wake_all() {
   for (Device& device : devices) device.wake.notify_all();
 }
 
-void ThreadShared::fail(int device, const std::string& reason, bool provisional) {
+void ThreadShared::fail(int device, const std::string& reason, bool provisional, bool tells) {
   const bool first = failed_device < 0;
   if (!first && !(failed_device == device && failure_provisional && !provisional)) return;
   failed_device = device;
   failure = reason;
   failure_provisional = provisional;
   if (first) wake_all();
-  if (link && link->is_local(device)) link->failed(device, reason, provisional);
+  if (link && tells) link->failed(device, reason, provisional);
 }
 
 void ThreadShared::begin_wait(int device) { link->waits(device); }
@@ -44,24 +46,61 @@ bool ThreadShared::rest(Lock& lock, int device, std::chrono::steady_clock::time_
   return std::chrono::steady_clock::now() >= deadline;
 }
 
+std::string ThreadShared::words() const {
+  return fmt::format("[communicator] device {} failed: {}", failed_device, failure);
+}
+
 void ThreadShared::check_alive() const {
-  if (failed_device >= 0)
-    throw CommunicationError(fmt::format("[communicator] device {} failed: {}", failed_device, failure));
+  if (failed_device >= 0) throw CommunicationError(words());
+}
+
+int ThreadShared::awaited_by(int device) const {
+  const Device& own = devices[static_cast<std::size_t>(device)];
+  if (!own.arrived) return own.state.waits_for;
+  // At a barrier: whoever is missing now, which nobody told those that came early.
+  int missing = 0;
+  while (missing < size() && devices[static_cast<std::size_t>(missing)].arrived) ++missing;
+  return missing < size() ? missing : -1;
+}
+
+int ThreadShared::end_of_chain(int device) const {
+  for (int links = 0; links < size(); ++links) {
+    const int next = awaited_by(device);
+    if (next < 0) return device;
+    device = next;
+  }
+  return -1;
 }
 
 void ThreadShared::give_up(Lock& lock, int device, int peer, const char* doing) {
-  const double seconds = std::chrono::duration<double>(timeout).count();
-  const std::string what = at(peer).ended
-                               ? fmt::format("waited for device {}, which has ended ({})", peer, doing)
-                               : fmt::format("waited {:g} s for device {} ({})", seconds, peer, doing);
-  const std::string reason = what + posted_by(peer, device);
-  fail(device, reason, false);
-  if (link) {
-    lock.unlock();
-    link->flush();
-    lock.lock();
+  const auto now = std::chrono::steady_clock::now();
+  const auto seconds = [](auto time) { return std::chrono::duration<double>(time).count(); };
+  const bool ended = at(peer).ended;
+  const std::string waited =
+      (ended ? fmt::format("waited for device {}, which has ended ({})", peer, doing)
+             : fmt::format("waited {:g} s for device {} ({})", seconds(timeout), peer, doing)) +
+      posted_by(peer, device);
+  const int end = ended ? -1 : end_of_chain(peer);
+  if (end < 0) {  // a circle, in which nobody is to blame more than others
+    fail(device, waited, false);
+  } else {
+    const DeviceState& state = at(end).state;
+    const std::string place = place_of(state);
+    fail(end,
+         fmt::format("it exchanges nothing since {} ({:.3g} s){}, computing or hanging; device {} {}",
+                     time_of_day(state.since), seconds(now - state.since),
+                     place.empty() ? std::string() : " after " + place, device, waited),
+         false);
   }
-  throw CommunicationError(fmt::format("[communicator] device {} {}", device, reason));
+  if (link) flush(lock);
+  if (end >= 0) check_alive();
+  throw CommunicationError(fmt::format("[communicator] device {} {}", device, waited));
+}
+
+void ThreadShared::flush(Lock& lock) const {
+  lock.unlock();
+  link->flush();
+  lock.lock();
 }
 
 std::string ThreadShared::posted_by(int peer, int device) const {
@@ -81,6 +120,11 @@ namespace {
 std::string mismatch_of(const Message& message) {
   const ConstTensor& sent = message.source;
   const Tensor& into = message.destination;
+  if (message.sent_in != message.received_in)
+    return fmt::format(
+        "[exchange] expected both ends in the same step (tag {}), got step {} on device {} and step {} on "
+        "device {}",
+        message.tag, message.sent_in, message.from, message.received_in, message.to);
   if (message.kind == Message::Kind::view || (sent.bytes() == into.bytes() && sent.dtype == into.dtype))
     return "";
   return fmt::format(
@@ -111,7 +155,9 @@ MessagePtr ThreadShared::post(const Message& half) {
       posted.insert({peer, half.tag}).second, half.sent ? "send" : "receive",
       "expected tag {} of device {} for device {} to be waited for before it is posted again, got it twice",
       half.tag, own, peer);
-  const MessagePtr message = pair(half);
+  Message dated = half;
+  (half.sent ? dated.sent_in : dated.received_in) = at(own).state.step;
+  const MessagePtr message = pair(dated);
   message->remote = link && !link->is_local(peer);
   if (message->remote) link->posted(message);
   return message;
@@ -128,7 +174,9 @@ MessagePtr ThreadShared::pair(const Message& half) {
   unmatched.erase(place);
   if (half.sent) {
     message->source = half.source;
+    message->sent_in = half.sent_in;
   } else {
+    message->received_in = half.received_in;
     message->destination = half.destination;
     message->kind = half.kind;
   }

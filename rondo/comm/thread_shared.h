@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "rondo/comm/communicator.h"
+#include "rondo/comm/device_state.h"
 #include "rondo/core/trace.h"
 
 namespace rondo {
@@ -27,7 +28,8 @@ struct Message {
   enum class Kind { copy, add, view };
   int from = 0, to = 0;
   Tag tag = 0;
-  bool sent = false, received = false;  ///< which ends are posted
+  bool sent = false, received = false;          ///< which ends are posted
+  std::int64_t sent_in = -1, received_in = -1;  ///< the step that each end was in
   ConstTensor source = {};
   Tensor destination = {};
   Kind kind = Kind::copy;
@@ -52,6 +54,7 @@ struct Contribution {
   const std::byte* data = nullptr;
   std::int64_t bytes = 0;
   int root = 0;
+  std::int64_t step = -1;    ///< that the device is in
   std::string invalid = {};  ///< what is wrong with this device's call; an error on all
   /// The data themselves where other processes take part and there are no more: then nothing else travels.
   std::array<std::byte, kSmall> small = {};
@@ -73,6 +76,7 @@ struct ThreadShared {
     bool arrived = false;  ///< at the barrier
     bool reading = false;  ///< other devices' memory, between two barriers of a collective
     Contribution contribution;
+    DeviceState state;  ///< of another process' device: as last heard
   };
 
   ThreadShared(int devices, std::chrono::milliseconds limit);
@@ -84,8 +88,11 @@ struct ThreadShared {
   const Contribution& brought(int device) const { return snapshot[static_cast<std::size_t>(device)]; }
 
   // These are called with the mutex held.
-  void fail(int device, const std::string& reason, bool provisional);
+  /// The first failure counts. `tells`: the other processes do not know of it yet.
+  void fail(int device, const std::string& reason, bool provisional, bool tells = true);
   void check_alive() const;
+  /// Of the failure.
+  std::string words() const;
   void wake_all();
   /// Blocks `device` until ready() holds. Throws (with `lock` held) when the group fails first, when the
   /// device that missing() names has ended, or at the timeout, which fails the group. While under_way() holds
@@ -98,8 +105,15 @@ struct ThreadShared {
   /// Sleeps until `device` is woken, or brings the link forward; `rests` counts how often in a row. True when
   /// the deadline has passed.
   bool rest(Lock& lock, int device, std::chrono::steady_clock::time_point deadline, int& rests);
-  /// Fails the group and throws because `device` waited in vain for `peer`.
+  /// Fails the group and throws because `device` waited in vain for `peer`: names the device at the end of
+  /// the chain of waits.
   [[noreturn]] void give_up(Lock& lock, int device, int peer, const char* doing);
+  /// The device that `device` waits for, or -1.
+  int awaited_by(int device) const;
+  /// Whom all wait for, from `device` on: the first that waits for nobody; -1 when they wait in a circle.
+  int end_of_chain(int device) const;
+  /// Sends the link's notes, with the mutex released.
+  void flush(Lock& lock) const;
   /// Words about what `peer` posted for `device` that nothing matches: a wrong tag shows there.
   std::string posted_by(int peer, int device) const;
 
@@ -156,13 +170,20 @@ struct ThreadShared {
 template <class Ready, class Missing, class UnderWay>
 void ThreadShared::await(Lock& lock, int device, const char* doing, const Ready& ready,
                          const Missing& missing, const UnderWay& under_way) {
-  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  const auto begin = std::chrono::steady_clock::now(), deadline = begin + timeout;
+  DeviceState& state = at(device).state;
+  state.begin(doing, begin);
+  struct Back {
+    DeviceState& state;
+    ~Back() { state.end(std::chrono::steady_clock::now()); }
+  } const back{state};
   int rests = 0;
   if (link) begin_wait(device);
   for (bool late = false;; late = rest(lock, device, deadline, rests)) {
     if (ready()) return;
     check_alive();
     const int peer = missing();
+    state.waits_for = peer;
     if (late || (at(peer).ended && !under_way())) give_up(lock, device, peer, doing);
   }
 }

@@ -96,6 +96,10 @@ class ThreadCommunicator final : public Communicator {
 
   int device() const override { return device_; }
   int devices() const override { return shared_->size(); }
+  void begin_step(std::int64_t step) override {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->at(device_).state.step = step;
+  }
   bool can_share() const override { return shared_->link == nullptr; }
 
   RequestPtr send(int to, Tag tag, const ConstTensor& data) override {
@@ -230,6 +234,11 @@ void ThreadGroup::end(int device) {
   shared_->at(device).ended = true;
   shared_->wake_all();
   if (shared_->link) shared_->link->ended(device);
+}
+
+std::string ThreadGroup::failure() const {
+  const std::lock_guard lock(shared_->mutex);
+  return shared_->failed_device < 0 ? "" : shared_->words();
 }
 
 int ThreadGroup::failed_device() const {

@@ -51,6 +51,8 @@ class ThreadGroup {
   void end(int device);
   /// The device whose failure stopped the group, or -1.
   int failed_device() const;
+  /// What communicators throw since then, "[communicator] device D failed: ..."; empty before.
+  std::string failure() const;
 
   /// The devices of this process begin with this one.
   int first_device() const;

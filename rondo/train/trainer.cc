@@ -110,6 +110,7 @@ double Trainer::run_sequence(std::int64_t sequence, float gradient_scale, std::i
 
 StepReport Trainer::step() {
   const auto begin = std::chrono::steady_clock::now();
+  communicator_->begin_step(step_ + 1);
   const std::int64_t micro_steps = recipe_.sequences_per_step, tokens = micro_steps * recipe_.context;
   optimizer_.clear_gradients();
   pairs_ = 0;

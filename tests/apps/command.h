@@ -47,6 +47,9 @@ class Process {
     return Process(Program{}, std::move(words), input, environment);
   }
 
+  pid_t id() const { return pid_; }
+  /// What it has said on stderr so far.
+  std::string err() const { return read_text(streams_ / "err"); }
   void signal(int number) const { ::kill(pid_, number); }
   bool running() {
     if (pid_ > 0 && ::waitpid(pid_, &wait_status_, WNOHANG) == pid_) pid_ = 0;

@@ -89,7 +89,8 @@ TEST_P(Mismatches, OfTagsTellWhatThePeerPosted) {
   };
   expect_words(words_of<CommunicationError>(run),
                {"device 0 waited 0.2 s for device 1 (hop 2)", "a receive of tag 18"});
-  expect_words(words.of(1), {"device 0 failed: waited 0.2 s for device 1 (hop 2)"});
+  expect_words(words.of(1), {"device 1 failed: it exchanges nothing since", "after barrier",
+                             "device 0 waited 0.2 s for device 1 (hop 2)"});
 }
 
 TEST_P(Timeouts, NameThePeerAndWakeEverybody) {
@@ -127,7 +128,8 @@ TEST_P(Timeouts, NameThePeerAndWakeEverybody) {
   };
   expect_words(words_of<CommunicationError>(run), {"device 3 waited 0.15 s for device 2 (layer 3, hop 2)"});
   for (const int device : {0, 1, 2})
-    expect_words(words.of(device), {"device 3 failed: waited 0.15 s for device 2 (layer 3, hop 2)"});
+    expect_words(words.of(device), {"device 2 failed: it exchanges nothing",
+                                    "device 3 waited 0.15 s for device 2 (layer 3, hop 2)"});
 }
 
 TEST_P(Timeouts, OfABarrierNameWhoIsMissing) {

@@ -1,0 +1,180 @@
+// Processes that are killed, stopped or told something else than the others: all others end in time with a
+// line that names the one, and the run goes on from its newest checkpoint as if nothing had been.
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/apps/command.h"
+
+namespace rondo::test {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+using Words = std::vector<std::string>;
+
+std::vector<double> losses(const fs::path& run) {
+  std::vector<double> values;
+  std::istringstream file(read_text(run / "metrics.jsonl"));
+  for (std::string line; std::getline(file, line);) {
+    const auto parsed = nlohmann::json::parse(line);
+    if (parsed.contains("loss")) values.push_back(parsed["loss"]);
+  }
+  return values;
+}
+
+int count(const std::string& text, const std::string& words) {
+  int found = 0;
+  for (auto at = text.find(words); at != std::string::npos; at = text.find(words, at + 1)) ++found;
+  return found;
+}
+
+/// The process of this rank that `launcher` started; 0 when there is none.
+pid_t process_of_rank(pid_t launcher, int rank) {
+  const std::string wanted = "OMPI_COMM_WORLD_RANK=" + std::to_string(rank);
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    const pid_t id = std::atoi(entry.path().filename().c_str());
+    if (id <= 0) continue;
+    std::ifstream status(entry.path() / "status"), environment(entry.path() / "environ");
+    bool child = false;
+    for (std::string line; std::getline(status, line);)
+      child = child || line == "PPid:\t" + std::to_string(launcher);
+    if (!child) continue;
+    for (std::string variable; std::getline(environment, variable, '\0');)
+      if (variable == wanted) return id;
+  }
+  return 0;
+}
+
+class Faults : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (std::string(RONDO_MPI_MISSING) != "") GTEST_SKIP() << RONDO_MPI_MISSING;
+    write_text(folder_ / "text", sample_text(40'000));
+    for (const std::string variable : {RONDO_MPI_ENVIRONMENT}) {
+      const auto equals = variable.find('=');
+      environment_[variable.substr(0, equals)] = variable.substr(equals + 1);
+    }
+  }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  /// Silent for a second is lost.
+  Words train(const std::string& out) const {
+    return {"train",        path("text"), "--out",      path(out), "--steps",    "100000",
+            "--schedule",   "constant",   "--layers",   "2",       "--width",    "32",
+            "--heads",      "4",          "--kv-heads", "2",       "--ctx-size", "320",
+            "--save-every", "4",          "--timeout",  "4"};
+  }
+  /// Three processes of which mpirun does not kill the others when one dies.
+  Process launch(const Words& arguments) const {
+    return Process::of(Words{RONDO_MPIRUN, "--enable-recovery", "-np", "3", RONDO_COMMAND} + arguments, "",
+                       environment_);
+  }
+  /// Waits until `ready`, a minute at most.
+  template <class Ready>
+  static void await(Process& process, const Ready& ready) {
+    const auto end = Clock::now() + 60s;
+    while (!ready() && process.running() && Clock::now() < end) std::this_thread::sleep_for(20ms);
+    ASSERT_TRUE(ready()) << process.err();
+  }
+  bool has_checkpoint(const std::string& out) const { return fs::exists(folder_ / out / "step-00000004"); }
+  /// Process 1 gets the signal while it trains; returns it.
+  pid_t disturb(Process& process, const std::string& out, int signal) const {
+    await(process, [&] { return has_checkpoint(out); });
+    const pid_t victim = process_of_rank(process.id(), 1);
+    EXPECT_GT(victim, 0);
+    if (victim > 0) ::kill(victim, signal);
+    return victim;
+  }
+  /// The run in `out` goes on from its newest checkpoint to the losses of one that was never disturbed.
+  void expect_that_it_continues(const std::string& out) const {
+    fs::path newest;
+    for (const auto& entry : fs::directory_iterator(folder_ / out))
+      if (entry.path().filename().string().starts_with("step-")) newest = std::max(newest, entry.path());
+    const int step = std::stoi(newest.filename().string().substr(5));
+    const Words until{"--devices", "3", "--stop-after", std::to_string(step + 4)};
+    const CommandResult resumed = rondo(Words{"train", "--resume", path(out)} + until);
+    ASSERT_EQ(resumed.status, 0) << resumed.err;
+    ASSERT_EQ(rondo(train("whole") + until).status, 0);
+    EXPECT_EQ(losses(folder_ / out).size(), static_cast<std::size_t>(step + 4));
+    EXPECT_EQ(losses(folder_ / out), losses(folder_ / "whole"));
+  }
+
+  TemporaryFolder folder_;
+  std::map<std::string, std::string> environment_;
+};
+
+TEST_F(Faults, AProcessIsKilled) {
+  Process process = launch(train("run"));
+  disturb(process, "run", SIGKILL);
+  const auto begin = Clock::now();
+  const std::string err = process.wait().err;
+  EXPECT_LT(Clock::now() - begin, 15s) << err;
+  EXPECT_EQ(count(err, "rondo: [communicator] device 1 failed: process 1 (device 1, host "), 2) << err;
+  EXPECT_EQ(count(err, ") died at "), 2) << err;
+  EXPECT_GE(count(err, "last heard of "), 2) << err;
+  EXPECT_EQ(count(err, "; the last checkpoint is " + path("run/step-")), 1) << err;
+  expect_that_it_continues("run");
+}
+
+TEST_F(Faults, AProcessIsStopped) {
+  Process process = launch(train("run"));
+  const pid_t victim = disturb(process, "run", SIGSTOP);
+  const auto begin = Clock::now();
+  await(process, [&] { return count(process.err(), ") is silent since ") == 2; });
+  EXPECT_LT(Clock::now() - begin, 15s);
+  for (const int rank : {0, 2}) await(process, [&] { return process_of_rank(process.id(), rank) == 0; });
+  // When it goes on it finds that the others are gone, and ends as well.
+  ::kill(victim, SIGCONT);
+  await(process, [&] { return !process.running(); });
+  const std::string err = process.wait().err;
+  EXPECT_LT(Clock::now() - begin, 45s);
+  EXPECT_GE(count(err, "rondo: [communicator] device 1 failed: process 1 (device 1, host "), 2) << err;
+  expect_that_it_continues("run");
+}
+
+// What plain mpirun does: it kills the survivors, who are faster.
+TEST_F(Faults, AProcessIsKilledUnderPlainMpirun) {
+  Process process =
+      Process::of(Words{RONDO_MPIRUN, "-np", "3", RONDO_COMMAND} + train("run"), "", environment_);
+  disturb(process, "run", SIGKILL);
+  const auto begin = Clock::now();
+  const CommandResult result = process.wait();
+  EXPECT_NE(result.status, 0);
+  EXPECT_LT(Clock::now() - begin, 15s) << result.err;
+  EXPECT_GE(count(result.err, "process 1 (device 1, host ") + count(result.err, "signal 9"), 1) << result.err;
+  expect_that_it_continues("run");
+}
+
+TEST_F(Faults, AProcessHasAnotherConfiguration) {
+  const auto with = [&](const Words& more) {
+    const Words own = Words{RONDO_COMMAND} + train("run");
+    return Process::of(Words{RONDO_MPIRUN, "--enable-recovery", "-np", "2"} + own + Words{":", "-np", "1"} +
+                           own + more,
+                       "", environment_)
+        .wait();
+  };
+  const CommandResult rate = with({"--lr", "0.5"});
+  EXPECT_EQ(count(rate.err,
+                  "rondo: [start] expected the same --lr on all processes, got '0.001' on process 0 and "
+                  "'0.5' on process 2"),
+            3)
+      << rate.err;
+  write_text(folder_ / "other", sample_text(30'000));
+  const CommandResult text = with({path("other")});
+  EXPECT_EQ(count(text.err, "rondo: [start] expected the same training text on all processes, got "), 3)
+      << text.err;
+  const CommandResult tier = with({"--isa", "portable"});
+  EXPECT_TRUE(count(tier.err, "rondo: [start] expected the same --isa on all processes") == 3 ||
+              tier.status == 0)
+      << tier.err;
+  EXPECT_FALSE(fs::exists(folder_ / "run" / "metrics.jsonl"));
+  const CommandResult missing = with({path("nothing")});
+  EXPECT_EQ(count(missing.err, "nothing: expected a"), 1) << missing.err;
+  EXPECT_GE(count(missing.err, "process 2 (device 2, host "), 1) << missing.err;
+}
+
+}  // namespace
+}  // namespace rondo::test
