@@ -15,6 +15,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kGrace = std::chrono::seconds(2);
 /// How often devices that compute look for messages.
 constexpr auto kProgressInterval = std::chrono::microseconds(500);
+/// How long a device that left its messages has to say why.
+constexpr auto kPatience = std::chrono::milliseconds(100);
 constexpr int kNoteChannels = 2;  // rings that follow each other take turns
 
 }  // namespace
@@ -208,6 +210,15 @@ void ProcessLink::arrived(int device) {
 }
 
 void ProcessLink::failed(int device, const std::string& reason, bool provisional) {
+  // A device that unwinds leaves its messages before it says why: the others shall hear that.
+  unsaid_.reset();
+  if (provisional)
+    unsaid_ = {device, reason, Clock::now() + kPatience};
+  else
+    tell_failure(device, reason, false);
+}
+
+void ProcessLink::tell_failure(int device, const std::string& reason, bool provisional) {
   Note note{.kind = Note::Kind::failed, .from = device, .provisional = provisional};
   put(note.words, reason);
   tell_all(note);
@@ -318,6 +329,10 @@ bool ProcessLink::send_notes() {
   std::vector<bool> lost;
   {
     const std::lock_guard lock(shared_.mutex);
+    if (unsaid_ && Clock::now() > unsaid_->when) {
+      tell_failure(unsaid_->device, unsaid_->reason, true);
+      unsaid_.reset();
+    }
     notes.swap(outbox_);
     lost = lost_;
     if (!notes.empty()) idle_ = false;

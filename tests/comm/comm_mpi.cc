@@ -83,6 +83,7 @@ TEST(Mpi, Collectives) {
 
 // After a ring that failed there are no others: each of these is a launch of its own.
 TEST(MpiFailures, OfADeviceAreNamedOnAll) {
+  launched->linger();
   const auto run = [] {
     run_ring(launched->ring(), [](Context&, Communicator& comm) {
       std::vector<float> values(700'000);
@@ -103,6 +104,7 @@ TEST(MpiFailures, OfADeviceAreNamedOnAll) {
 }
 
 TEST(MpiFailures, OfSilentDevicesAreNamedOnAll) {
+  launched->linger();
   const auto run = [] {
     run_ring(launched->ring(std::chrono::milliseconds(400)), [](Context&, Communicator& comm) {
       if (comm.device() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1200));
