@@ -34,7 +34,7 @@ class ThreadRequest final : public Request {
       if (own() == peer()) serve_itself(lock, doing);
       const auto ready = [this] {
         if (!message_->mismatch.empty()) return true;
-        return sender_ ? message_->done : message_->matched() && !message_->withdrawn;
+        return sender_ && !message_->remote ? message_->done : message_->matched() && !message_->withdrawn;
       };
       const auto under_way = [this] { return message_->remote && message_->matched(); };
       shared_->await(
@@ -45,7 +45,7 @@ class ThreadRequest final : public Request {
       throw ArgumentError(fmt::format("{}, doing {}", message_->mismatch, doing));
     }
     shared_->check_alive();
-    if (!sender_ && (message_->remote || !message_->done)) take(lock, doing, trace);
+    if (message_->remote || (!sender_ && !message_->done)) take(lock, doing, trace);
     finish();
   }
   void release() {
