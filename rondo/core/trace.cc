@@ -26,12 +26,12 @@ std::string escaped(std::string_view text) {
 
 }  // namespace
 
-std::int64_t Trace::now_ns() const { return std::chrono::nanoseconds(Clock::now() - start_).count(); }
-
-std::int64_t DeviceTrace::now() const {
-  if (trace_ != nullptr) return trace_->now_ns();
-  if (account_ == nullptr) return 0;
-  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+void DeviceTrace::record(const Part& part, std::string name) {
+  if (account_ != nullptr)
+    account_->add(part.category, std::chrono::nanoseconds(part.end - part.begin).count());
+  if (trace_ != nullptr)
+    trace_->record(
+        {device_, part.category, std::move(name), trace_->at_ns(part.begin), trace_->at_ns(part.end)});
 }
 
 void Trace::record(TraceEvent event) {

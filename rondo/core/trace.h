@@ -2,6 +2,7 @@
 // What each device did when: an account of its waits that is always kept, and an optional record of events,
 // written in the Chrome trace format (chrome://tracing, ui.perfetto.dev).
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -39,7 +40,8 @@ class Trace {
   using Clock = std::chrono::steady_clock;
   explicit Trace(std::size_t capacity = 1 << 20, Clock::time_point start = Clock::now())
       : capacity_(capacity), start_(start) {}
-  std::int64_t now_ns() const;
+  std::int64_t now_ns() const { return at_ns(Clock::now()); }
+  std::int64_t at_ns(Clock::time_point time) const { return std::chrono::nanoseconds(time - start_).count(); }
   void record(TraceEvent event);
   std::vector<TraceEvent> events() const;
   std::size_t dropped() const;
@@ -93,22 +95,31 @@ class DeviceTrace {
         : owner_(owner), category_(category), name_(std::move(name)), begin_(owner.now()) {}
     Span(const Span&) = delete;
     Span& operator=(const Span&) = delete;
-    ~Span() {
-      const std::int64_t end = owner_.now();
-      if (owner_.account_ != nullptr) owner_.account_->add(category_, end - begin_);
-      if (owner_.trace_ != nullptr)
-        owner_.trace_->record({owner_.device_, category_, std::move(name_), begin_, end});
+    ~Span() { owner_.record({category_, begin_, owner_.now()}, std::move(name_)); }
+    /// Goes on as another category from `at`, or from its beginning where that was later.
+    void turn(const char* category, Trace::Clock::time_point at) {
+      at = std::max(at, begin_);
+      owner_.record({category_, begin_, at}, name_);
+      category_ = category;
+      begin_ = at;
     }
 
    private:
     DeviceTrace& owner_;
     const char* category_;
     std::string name_;
-    std::int64_t begin_;
+    Trace::Clock::time_point begin_;
   };
 
  private:
-  std::int64_t now() const;
+  struct Part {
+    const char* category;
+    Trace::Clock::time_point begin, end;
+  };
+  Trace::Clock::time_point now() const {
+    return trace_ != nullptr || account_ != nullptr ? Trace::Clock::now() : Trace::Clock::time_point();
+  }
+  void record(const Part& part, std::string name);
   Trace* trace_;
   int device_;
   TimeAccount* account_;

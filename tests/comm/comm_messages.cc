@@ -283,18 +283,29 @@ TEST_P(Messages, InTracesTellWaitingFromCopying) {
 }
 
 TEST_P(Messages, InAccountsTellWaitingFromMovingData) {
-  spawn(2, [](Context& context, Communicator& comm) {
+  using Clock = std::chrono::steady_clock;
+  const auto ns = [](Clock::duration time) { return std::chrono::nanoseconds(time).count(); };
+  std::atomic<Clock::time_point> posted{};
+  spawn(2, [&](Context& context, Communicator& comm) {
     std::vector<float> values(1'000'000);
     comm.barrier();
     context.times.take();
-    if (comm.device() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(40));
-    const auto request =
-        comm.device() == 0 ? comm.send(1, 1, tensor_of(values)) : comm.receive(0, 1, tensor_of(values));
+    if (comm.device() == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(40));
+      posted = Clock::now();
+      comm.wait(*comm.send(1, 1, tensor_of(values)), "hop");
+      return;
+    }
+    const auto request = comm.receive(0, 1, tensor_of(values));
+    const auto begin = Clock::now();
     comm.wait(*request, "hop");
+    const auto end = Clock::now();
     const TimeAccount::Times times = context.times.take();
-    if (comm.device() == 0) return;
-    EXPECT_GE(times.wait_ns, 30'000'000);
     EXPECT_GT(times.exchange_ns, 20'000);  // 4 MB, at no more than 200 GB/s
+    EXPECT_LE(times.exchange_ns, ns(end - posted.load()));
+    EXPECT_LE(times.wait_ns + times.exchange_ns, ns(end - begin));
+    EXPECT_GE(times.wait_ns,
+              ns(posted.load() - begin) - 15'000'000);  // a thread may be put aside before it waits
   });
 }
 

@@ -138,6 +138,31 @@ TEST(TimeAccounts, TakeSpansWithAndWithoutATrace) {
   EXPECT_EQ(trace.events().size(), 3u);
 }
 
+TEST(TimeAccounts, TakeBothPartsOfASpanThatTurns) {
+  Trace trace;
+  TimeAccount account;
+  DeviceTrace own(&trace, 0, &account);
+  const auto begin = Trace::Clock::now();
+  {
+    DeviceTrace::Span span(own, "wait", "hop");
+    std::this_thread::sleep_for(std::chrono::milliseconds(4));
+    span.turn("exchange", Trace::Clock::now() - std::chrono::milliseconds(2));  // known a little late
+  }
+  {
+    DeviceTrace::Span span(own, "wait", "hop");
+    span.turn("exchange", begin - std::chrono::hours(1));  // long before: no wait at all
+  }
+  const auto events = trace.events();
+  ASSERT_EQ(events.size(), 4u);
+  EXPECT_EQ(events[0].end_ns, events[1].begin_ns);
+  EXPECT_EQ(std::string(events[1].category) + events[1].name, "exchangehop");
+  EXPECT_GE(events[1].end_ns - events[1].begin_ns, 2'000'000);
+  EXPECT_EQ(events[2].begin_ns, events[2].end_ns);
+  const TimeAccount::Times times = account.take();
+  EXPECT_EQ(times.wait_ns, events[0].end_ns - events[0].begin_ns);
+  EXPECT_EQ(times.exchange_ns, events[1].end_ns - events[1].begin_ns + events[3].end_ns - events[3].begin_ns);
+}
+
 TEST(TimeAccounts, AddUp) {
   TimeAccount account;
   for (const auto& [category, ns] : {std::pair("wait", 5), {"exchange", 7}, {"compute", 9}, {"wait", 6}})
