@@ -180,10 +180,11 @@ void find_mixtures(const RingFindings& found, Warnings& warnings) {
                         "the same program on every host, best from one shared folder"});
   const auto isa = [](const ProcessFacts& p) { return p.instruction_set; };
   if (const std::string words = differences(found, isa); !words.empty())
-    warnings.push_back(
-        {"mixed-instruction-sets", "different instruction sets: " + words,
-         "results then depend on which device computed what, and the slower ones hold up the ring",
-         "the same --isa (or RONDO_ISA) for all, one that every host has; or like hosts"});
+    warnings.push_back({"mixed-instruction-sets", "different instruction sets: " + words,
+                        "training refuses that, as results would depend on which device computed what; the "
+                        "slower ones would hold "
+                        "up the ring",
+                        "the same --isa (or RONDO_ISA) for all, one that every host has; or like hosts"});
   const auto shape = [](const ProcessFacts& p) {
     return fmt::format("{} devices of {} threads", p.devices, p.threads);
   };
