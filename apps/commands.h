@@ -17,5 +17,6 @@ Run add_inspect_command(CLI::App& app);
 Run add_demo_command(CLI::App& app);
 Run add_bench_command(CLI::App& app);
 Run add_compare_command(CLI::App& app);
+Run add_doctor_command(CLI::App& app);
 
 }  // namespace rondo::apps

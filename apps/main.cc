@@ -98,7 +98,7 @@ int main(int argc, char** argv) {
   std::vector<Command> commands;
   for (const auto add : {apps::add_train_command, apps::add_eval_command, apps::add_generate_command,
                          apps::add_import_command, apps::add_inspect_command, apps::add_demo_command,
-                         apps::add_bench_command, apps::add_compare_command}) {
+                         apps::add_bench_command, apps::add_compare_command, apps::add_doctor_command}) {
     apps::Run command = add(app);
     commands.push_back({app.get_subcommands({}).back(), std::move(command)});
   }

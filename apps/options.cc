@@ -85,34 +85,41 @@ std::string format_duration(double seconds) {
   return fmt::format("{}s", whole);
 }
 
+namespace {
+constexpr const char* kRingGroup = "Ring";
+}
+
 void RingArguments::add_to(CLI::App& app) {
-  constexpr const char* kGroup = "Ring";
+  add_devices_to(app);
+  add(app, "--layout", layout_, "Which token lives on which device")
+      ->check(one_of({"contiguous", "striped", "zigzag"}))
+      ->group(kRingGroup);
+  add(app, "--exchange", exchange_, "How devices hand over keys and values: copied, or as views")
+      ->check(one_of({"copy", "share"}))
+      ->group(kRingGroup);
+  add_switch(app, "--no-overlap", no_overlap_,
+             "Let messages between processes wait until a device waits for them, for comparison")
+      ->group(kRingGroup);
+}
+
+void RingArguments::add_devices_to(CLI::App& app) {
   add(app, "--devices", devices_,
       "Devices of the ring, each a thread group of its own; under mpirun or srun those of each process")
       ->check(between(1, 1024))
-      ->group(kGroup);
-  add(app, "--threads", threads_, "Threads per device")->check(between(1, 1024))->group(kGroup);
-  add(app, "--layout", layout_, "Which token lives on which device")
-      ->check(one_of({"contiguous", "striped", "zigzag"}))
-      ->group(kGroup);
-  add(app, "--exchange", exchange_, "How devices hand over keys and values: copied, or as views")
-      ->check(one_of({"copy", "share"}))
-      ->group(kGroup);
+      ->group(kRingGroup);
+  add(app, "--threads", threads_, "Threads per device")->check(between(1, 1024))->group(kRingGroup);
   add(app, "--memory-limit", memory_limit_, "Most bytes a device may hold, such as 512M or 2G; 0: no limit")
-      ->group(kGroup);
+      ->group(kRingGroup);
   add(app, "--timeout", timeout_,
       "Longest wait of a device for another, in seconds; a process silent for a quarter of it, a minute at "
       "most, is lost")
       ->check(above(0))
       ->check(between(0.0, 1e7))
-      ->group(kGroup);
-  add_switch(app, "--no-overlap", no_overlap_,
-             "Let messages between processes wait until a device waits for them, for comparison")
-      ->group(kGroup);
+      ->group(kRingGroup);
   app.add_option("--isa", isa_,
                  "Instruction set of the kernels: portable|avx2|avx512|avx512_bf16 [the best there is]")
       ->envname("RONDO_ISA")
-      ->group(kGroup);
+      ->group(kRingGroup);
 }
 
 RingOptions RingArguments::ring() const {

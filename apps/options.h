@@ -71,6 +71,8 @@ std::string format_duration(double seconds);
 class RingArguments {
  public:
   void add_to(CLI::App& app);
+  /// Without what only a model's run needs (--layout, --exchange).
+  void add_devices_to(CLI::App& app);
   /// Throws ArgumentError naming the option that does not fit this machine. Joins the processes that were
   /// launched with this one, so it is to be called once.
   RingOptions ring() const;

@@ -160,6 +160,8 @@ std::string options_beside_checkpoint(const CLI::App& command) {
 
 /// What a process without device 0 does: its part of the ring, in silence.
 int follow(const TrainArguments& arguments, TrainPlan& plan) {
+  Trace trace(kMostEvents);
+  plan.run.execution.ring.trace = &trace;
   plan.run.stop = &stop_on_signals("");
   const TrainingResult result = run_training(plan.run, {});
   if (result.stopped) return kStoppedStatus;
@@ -187,12 +189,13 @@ int train(const CLI::App& command, const TrainArguments& arguments) {
   TrainPlan plan = make_train_plan(command, arguments);
   const RingOptions& ring = plan.run.execution.ring;
   agree_on(plan, command, arguments);
+  plan.run.traced_steps = kTracedSteps;
   if (!ring.leads()) return follow(arguments, plan);
   const RunFolder folder(plan.run.out);
   check_place("--trace", arguments.trace);
   check_place("--report", arguments.report);
   const std::atomic<bool>& stop = stop_on_signals("\nstopping after this step; Ctrl-C again stops at once\n");
-  Trace trace(200'000);
+  Trace trace(kMostEvents);
   plan.run.execution.ring.trace = &trace;
   plan.run.stop = &stop;
   TrainSummary summary{.peak_flops = peak_flops(plan), .sample = {}};

@@ -12,6 +12,24 @@
 
 namespace rondo::apps {
 
+namespace {
+
+/// Standstill that is worth a word on the progress line.
+constexpr double kMuchExposed = 0.05;
+
+std::vector<double> of_each(const StepReport& report, double DeviceTimes::*what) {
+  std::vector<double> values;
+  for (const DeviceTimes& device : report.times) values.push_back(device.*what);
+  return values;
+}
+
+std::string exposed_words(const StepReport& report) {
+  const double exposed = exposed_share(report.times);
+  return exposed > kMuchExposed ? fmt::format("  exchange and wait {:.0f}%", 100 * exposed) : "";
+}
+
+}  // namespace
+
 TrainWatch::TrainWatch(const TrainPlan& plan, double peak_flops, Trace& trace,
                        std::filesystem::path trace_file)
     : plan_(plan),
@@ -28,7 +46,8 @@ TrainingObserver TrainWatch::observer() {
               [this](const std::filesystem::path& path) {
                 checkpoint_ = path;
                 line_.note("saved " + path.string());
-              }};
+              },
+          .on_trace = [this](const std::vector<ProcessTrace>& processes) { write_trace(processes); }};
 }
 
 void TrainWatch::on_step(const StepReport& report) {
@@ -50,21 +69,25 @@ void TrainWatch::on_step(const StepReport& report) {
                    {"tokens_per_second", tokens_per_second},
                    {"flops", report.flops},
                    {"flops_share_of_peak", share},
-                   {"memory_bytes", report.memory}});
+                   {"memory_bytes", report.memory},
+                   {"compute_seconds", of_each(report, &DeviceTimes::compute)},
+                   {"exchange_seconds", of_each(report, &DeviceTimes::exchange)},
+                   {"wait_seconds", of_each(report, &DeviceTimes::wait)},
+                   {"slowest_device", slowest_device(report.times)},
+                   {"imbalance", imbalance(report.times)}});
   const TrainingRun& run = plan_.run;
   const std::int64_t last = run.last_step > 0 ? run.last_step : run.recipe.learning_rate.total_steps;
   const auto memory = *std::max_element(report.memory.begin(), report.memory.end());
   line_.show(
       // What matters most stands first: a terminal may be narrow.
       fmt::format("step {}/{}  {} left  loss {:.4f}  {:.3f} bits/byte  {}tok/s  {}/device  {}FLOP/s ({:.0f}% "
-                  "of peak)",
+                  "of peak){}",
                   report.step, last,
                   format_duration(seconds_per_step_ * static_cast<double>(last - report.step)), report.loss,
                   bits, format_rate(tokens_per_second), format_bytes(static_cast<double>(memory)),
-                  format_rate(report.flops / report.seconds), 100 * share),
+                  format_rate(report.flops / report.seconds), 100 * share, exposed_words(report)),
       steps_ == 1 || report.step == last);
   if (steps_ <= kTracedSteps) marks_.push_back(trace_.now_ns());
-  if (steps_ == kTracedSteps) write_trace();
 }
 
 void TrainWatch::on_evaluation(std::int64_t step, const Evaluation& evaluation) {
@@ -78,19 +101,26 @@ void TrainWatch::on_evaluation(std::int64_t step, const Evaluation& evaluation) 
                          nats / std::numbers::ln2, evaluation.tokens, evaluation.windows));
 }
 
-void TrainWatch::write_trace() {
+void TrainWatch::write_trace(const std::vector<ProcessTrace>& processes) {
+  trace_written_ = true;
   const std::size_t step = marks_.size() >= 2 ? 1 : 0;
-  const std::int64_t begin = step == 0 ? 0 : marks_[0];
-  timeline_ = trace_.events();
-  std::erase_if(timeline_, [&](const TraceEvent& event) {
-    return event.begin_ns < begin || event.begin_ns > marks_[step];
-  });
-  write_file_atomically(trace_file_, trace_.chrome_json());
+  const std::int64_t begin = step == 0 ? 0 : marks_[0], end = marks_.empty() ? 0 : marks_[step];
+  std::size_t dropped = 0;
+  for (const ProcessTrace& process : processes) {
+    dropped += process.dropped;
+    for (const TraceEvent& event : process.events)
+      if (event.begin_ns >= begin && event.begin_ns <= end) timeline_.push_back(event);
+  }
+  write_file_atomically(trace_file_, chrome_json(processes));
+  if (dropped > 0)
+    line_.note(fmt::format("the trace leaves out {} events, the latest of each process", dropped));
 }
 
 void TrainWatch::finish() {
   line_.finish();
-  if (steps_ > 0 && steps_ < kTracedSteps) write_trace();
+  if (steps_ == 0 || trace_written_) return;
+  const std::vector<ProcessTrace> own{{.events = trace_.events(), .dropped = trace_.dropped()}};
+  write_trace(own);
 }
 
 std::vector<TraceEvent> TrainWatch::timeline() const { return timeline_; }

@@ -13,8 +13,9 @@
 
 namespace rondo::apps {
 
-/// Steps whose events the trace file holds.
+/// Steps whose events the trace file holds, and most events that a process keeps of them.
 inline constexpr std::int64_t kTracedSteps = 3;
+inline constexpr std::size_t kMostEvents = 200'000;
 
 class TrainWatch {
  public:
@@ -23,7 +24,8 @@ class TrainWatch {
 
   /// Refers to this object.
   TrainingObserver observer();
-  /// Ends the progress line and writes the trace if the run ended before it was due.
+  /// Ends the progress line. Writes the trace of this process where a run failed before those of all were
+  /// handed over.
   void finish();
   void note(std::string_view words) { line_.note(words); }
 
@@ -36,7 +38,7 @@ class TrainWatch {
  private:
   void on_step(const StepReport& report);
   void on_evaluation(std::int64_t step, const Evaluation& evaluation);
-  void write_trace();
+  void write_trace(const std::vector<ProcessTrace>& processes);
 
   const TrainPlan& plan_;
   double peak_flops_;
@@ -48,6 +50,7 @@ class TrainWatch {
   std::filesystem::path checkpoint_;
   std::vector<std::int64_t> marks_;  // when each of the first steps ended, in the trace's time
   std::vector<TraceEvent> timeline_;
+  bool trace_written_ = false;
   std::chrono::steady_clock::time_point last_step_ = std::chrono::steady_clock::now();
   double seconds_per_step_ = 0;  // smoothed, evaluations and checkpoints included
 };

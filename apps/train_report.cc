@@ -36,6 +36,33 @@ std::vector<LossPoint> points(const std::vector<nlohmann::json>& lines, const ch
   return result;
 }
 
+/// Mean of the steps on the ring of the last one. The first step is left out where there are others: it also
+/// makes room.
+std::vector<DeviceTimes> mean_times(const std::vector<nlohmann::json>& lines) {
+  std::vector<std::vector<DeviceTimes>> steps;
+  for (const nlohmann::json& line : lines) {
+    if (!line.contains("compute_seconds")) continue;
+    const auto of = [&line](const char* key) { return line.at(key).get<std::vector<double>>(); };
+    const auto compute = of("compute_seconds"), exchange = of("exchange_seconds"), wait = of("wait_seconds");
+    std::vector<DeviceTimes> step;
+    for (std::size_t d = 0; d < std::min({compute.size(), exchange.size(), wait.size()}); ++d)
+      step.push_back({compute[d], exchange[d], wait[d]});
+    steps.push_back(std::move(step));
+  }
+  if (steps.size() > 1) steps.erase(steps.begin());
+  if (steps.empty()) return {};
+  std::erase_if(steps, [devices = steps.back().size()](const auto& step) { return step.size() != devices; });
+  std::vector<DeviceTimes> mean(steps.back().size());
+  const auto number = static_cast<double>(steps.size());
+  for (const auto& step : steps)
+    for (std::size_t d = 0; d < mean.size(); ++d) {
+      mean[d].compute += step[d].compute / number;
+      mean[d].exchange += step[d].exchange / number;
+      mean[d].wait += step[d].wait / number;
+    }
+  return mean;
+}
+
 using Facts = std::vector<std::pair<std::string, std::string>>;
 
 void add_speed(Facts& facts, const std::vector<nlohmann::json>& lines) {
@@ -79,6 +106,7 @@ void write_train_report(const std::filesystem::path& file, const TrainPlan& plan
                         .train = points(lines, "bits_per_byte"),
                         .held_out = points(lines, "held_out_bits_per_byte"),
                         .memory = summary.result.memory,
+                        .times = mean_times(lines),
                         .timeline = watch.timeline(),
                         .table = {},
                         .sample = summary.sample};

@@ -181,6 +181,7 @@ MessagePtr ThreadShared::pair(const Message& half) {
     message->kind = half.kind;
   }
   message->sent = message->received = true;
+  message->paired = std::chrono::steady_clock::now();
   message->mismatch = mismatch_of(*message);
   at(peer).wake.notify_all();
   return message;

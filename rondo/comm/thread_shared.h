@@ -41,6 +41,7 @@ struct Message {
   bool remote = false;        ///< one end is in another process
   bool announced = false;     ///< the other process knows of this one's end
   int channel = 0;            ///< of its payload between processes
+  std::chrono::steady_clock::time_point paired = {};  ///< when both ends were known here
 
   bool matched() const { return sent && received; }
 };

@@ -29,23 +29,21 @@ class ThreadRequest final : public Request {
   bool views() const { return view_ != nullptr; }
 
   void wait(Lock& lock, const char* doing, DeviceTrace& trace) {
-    {
-      const DeviceTrace::Span span(trace, "wait", trace.enabled() ? doing : "");
-      if (own() == peer()) serve_itself(lock, doing);
-      const auto ready = [this] {
-        if (!message_->mismatch.empty()) return true;
-        return sender_ ? message_->done : message_->matched() && !message_->withdrawn;
-      };
-      const auto under_way = [this] { return message_->remote && message_->matched(); };
-      shared_->await(
-          lock, own(), doing, ready, [this] { return peer(); }, under_way);
-    }
+    DeviceTrace::Span span(trace, "wait", trace.enabled() ? doing : "");
+    if (own() == peer()) serve_itself(lock, doing);
+    const auto ready = [this] {
+      if (!message_->mismatch.empty()) return true;
+      return sender_ && !message_->remote ? message_->done : message_->matched() && !message_->withdrawn;
+    };
+    const auto under_way = [this] { return message_->remote && message_->matched(); };
+    shared_->await(
+        lock, own(), doing, ready, [this] { return peer(); }, under_way);
     if (!message_->mismatch.empty()) {
       finish();
       throw ArgumentError(fmt::format("{}, doing {}", message_->mismatch, doing));
     }
     shared_->check_alive();
-    if (!sender_ && (message_->remote || !message_->done)) take(lock, doing, trace);
+    if (message_->remote || (!sender_ && !message_->done)) take(lock, doing, span);
     finish();
   }
   void release() {
@@ -54,14 +52,15 @@ class ThreadRequest final : public Request {
   }
 
  private:
-  void take(Lock& lock, const char* doing, DeviceTrace& trace) {
+  void take(Lock& lock, const char* doing, DeviceTrace::Span& span) {
     if (views()) {
       *view_ = message_->source;
       message_->held = true;
       shared_->start_reading(message_);
       return;
     }
-    const DeviceTrace::Span span(trace, "exchange", trace.enabled() ? doing : "");
+    // Whoever looks for the other end may bring its data forward in the same breath.
+    span.turn("exchange", message_->remote ? message_->paired : std::chrono::steady_clock::now());
     if (!message_->remote) return shared_->transfer(lock, message_);
     shared_->await(
         lock, own(), doing, [this] { return message_->done; }, [this] { return peer(); },

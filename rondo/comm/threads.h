@@ -38,7 +38,8 @@ class ThreadGroup {
   explicit ThreadGroup(const ThreadGroupOptions& options);
   ~ThreadGroup();
   /// The communicator of one device; used by that device's thread alone. With a trace, each wait is recorded
-  /// under the words of `doing`: category "wait" until the peer came, then "exchange" while data are copied.
+  /// under the words of `doing`: category "wait" until the peer came, then "exchange" while data move. Who
+  /// sends to a device of the same process waits until that one has copied.
   std::unique_ptr<Communicator> communicator(int device, const DeviceTrace* trace = nullptr);
   /// Wakes every waiting device; their waits and later calls throw CommunicationError "device D failed:
   /// reason". The first call counts. Safe from any thread.

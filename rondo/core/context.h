@@ -27,7 +27,7 @@ class Context {
         arena(ledger),
         pool(options.threads),
         stream(arena, pool, options.isa),
-        trace(options.trace, options.device) {
+        trace(options.trace, options.device, &times) {
     ledger.set_limit(options.memory_limit);
   }
   Context(const Context&) = delete;
@@ -38,6 +38,7 @@ class Context {
   Arena arena;
   ThreadPool pool;
   Stream stream;
+  TimeAccount times;
   DeviceTrace trace;
 };
 

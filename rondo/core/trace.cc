@@ -2,9 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <iterator>
+#include <set>
 #include <string_view>
+#include <utility>
 
 namespace rondo {
 
@@ -25,12 +26,16 @@ std::string escaped(std::string_view text) {
 
 }  // namespace
 
-std::int64_t Trace::now_ns() const {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_)
-      .count();
+void DeviceTrace::record(const Part& part, std::string name) {
+  if (account_ != nullptr)
+    account_->add(part.category, std::chrono::nanoseconds(part.end - part.begin).count());
+  if (trace_ != nullptr)
+    trace_->record(
+        {device_, part.category, std::move(name), trace_->at_ns(part.begin), trace_->at_ns(part.end)});
 }
 
 void Trace::record(TraceEvent event) {
+  if (!open_) return;
   const std::lock_guard lock(mutex_);
   if (events_.size() >= capacity_) {
     ++dropped_;
@@ -55,30 +60,50 @@ void Trace::clear() {
   dropped_ = 0;
 }
 
-std::string Trace::chrome_json() const {
+void Trace::close() {
+  open_ = false;
   const std::lock_guard lock(mutex_);
+  events_ = {};
+  dropped_ = 0;
+}
+
+std::string Trace::chrome_json() const {
+  ProcessTrace own;
+  {
+    const std::lock_guard lock(mutex_);
+    own.events = events_;
+    own.dropped = dropped_;
+  }
+  return rondo::chrome_json({&own, 1});
+}
+
+std::string chrome_json(std::span<const ProcessTrace> processes) {
   std::string json = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
-  int devices = 0;
-  for (const TraceEvent& event : events_) devices = std::max(devices, event.device + 1);
-  for (int device = 0; device < devices; ++device) {
-    fmt::format_to(std::back_inserter(json),
-                   "{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":0,\"tid\":{0},\"args\":{{\"name\":"
-                   "\"device {0}\"}}}},\n",
-                   device);
+  const auto put = [&json]<class... Values>(fmt::format_string<Values...> form, Values&&... values) {
+    fmt::format_to(std::back_inserter(json), form, std::forward<Values>(values)...);
+  };
+  for (const ProcessTrace& process : processes) {
+    std::set<int> devices;
+    for (const TraceEvent& event : process.events) devices.insert(event.device);
+    for (const int device : devices)
+      put("{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":{0},\"tid\":{1},\"args\":{{\"name\":\"device "
+          "{1}\"}}}},\n",
+          process.process, device);
+    for (const TraceEvent& event : process.events)
+      put("{{\"ph\":\"X\",\"name\":\"{}\",\"cat\":\"{}\",\"pid\":{},\"tid\":{},\"ts\":{:.3f},\"dur\":{:.3f}}}"
+          ",\n",
+          escaped(event.name), escaped(event.category), process.process, event.device,
+          static_cast<double>(event.begin_ns) / 1e3,
+          static_cast<double>(event.end_ns - event.begin_ns) / 1e3);
   }
-  for (const TraceEvent& event : events_) {
-    fmt::format_to(std::back_inserter(json),
-                   "{{\"ph\":\"X\",\"name\":\"{}\",\"cat\":\"{}\",\"pid\":0,\"tid\":{},\"ts\":{:.3f},\"dur\":"
-                   "{:.3f}}},\n",
-                   escaped(event.name), escaped(event.category), event.device,
-                   static_cast<double>(event.begin_ns) / 1e3,
-                   static_cast<double>(event.end_ns - event.begin_ns) / 1e3);
-  }
-  fmt::format_to(std::back_inserter(json),
-                 "{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":0,\"args\":{{\"name\":\"rondo\","
-                 "\"dropped\":{}}}}}\n]}}\n",
-                 dropped_);
-  return json;
+  for (const ProcessTrace& process : processes)
+    put("{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":{},\"args\":{{\"name\":\"rondo "
+        "{}{}\",\"dropped\":{},"
+        "\"clock_error_us\":{:.1f}}}}}{}\n",
+        process.process, process.process, process.host.empty() ? "" : escaped(" on " + process.host),
+        process.dropped, static_cast<double>(process.clock_error_ns) / 1e3,
+        &process == &processes.back() ? "" : ",");
+  return json + "]}\n";
 }
 
 }  // namespace rondo

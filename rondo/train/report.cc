@@ -83,6 +83,7 @@ std::string html_report(const ReportData& data) {
   page += facts_list(data);
   page += report::loss_chart(data.train, data.held_out);
   page += report::memory_chart(data.memory);
+  page += report::times_chart(data.times);
   page += report::timeline_chart(data.timeline);
   page += table(data.table);
   // HTML drops the first line break after <pre>: one of ours, so that none of the sample's is lost.

@@ -9,6 +9,7 @@
 
 #include "rondo/core/ledger.h"
 #include "rondo/core/trace.h"
+#include "rondo/train/device_times.h"
 
 namespace rondo {
 
@@ -35,6 +36,7 @@ struct ReportData {
   std::vector<std::pair<std::string, std::string>> facts;  ///< name and value
   std::vector<LossPoint> train, held_out;
   std::vector<DeviceMemory> memory;
+  std::vector<DeviceTimes> times;    ///< of each device, mean of the steps
   std::vector<TraceEvent> timeline;  ///< one step; categories compute, exchange and wait
   ReportTable table;
   std::string sample;  ///< text that the model wrote

@@ -1,5 +1,5 @@
 #pragma once
-// The report's three charts, each an HTML figure; "" where there is nothing to draw.
+// The report's charts, each an HTML figure; "" where there is nothing to draw.
 
 #include <span>
 #include <string>
@@ -13,6 +13,9 @@ std::string loss_chart(std::span<const LossPoint> train, std::span<const LossPoi
 
 /// One bar per device, stacked by ledger entry.
 std::string memory_chart(std::span<const DeviceMemory> memory);
+
+/// One bar per device: computing, moving data, waiting.
+std::string times_chart(std::span<const DeviceTimes> times);
 
 /// Lanes of compute, exchange and wait per device.
 std::string timeline_chart(std::span<const TraceEvent> events);

@@ -1,11 +1,15 @@
 #include <algorithm>
 #include <array>
+#include <optional>
 
+#include "rondo/comm/trace_gathering.h"
 #include "rondo/train/trainer.h"
 
 namespace rondo {
 
 namespace {
+
+constexpr std::size_t kMostTracedEvents = 300'000;  // of all processes: a file of some 50 MB
 
 /// One device's loop; device 0 also talks to the observer.
 class RunLoop {
@@ -28,6 +32,7 @@ class RunLoop {
     while (trainer_.steps_done() < last && !stopped) {
       const StepReport report = trainer_.step();
       if (leads_ && observer_.on_step) observer_.on_step(report);
+      if (--steps_to_trace_ == 0) hand_over_traces();
       const std::int64_t step = report.step;
       if (step == last) break;  // a stop that comes now finds the run finished
       stopped = stop_asked();
@@ -36,6 +41,7 @@ class RunLoop {
         evaluate(run_.evaluation_windows), evaluated = step;
       if (run_.checkpoint_every > 0 && step % run_.checkpoint_every == 0) save(), saved = step;
     }
+    hand_over_traces();
     // After Ctrl-C the save comes first and nothing long follows it.
     if (saved != trainer_.steps_done()) save();
     if (!stopped && evaluated != trainer_.steps_done()) evaluate(run_.final_evaluation_windows);
@@ -58,6 +64,19 @@ class RunLoop {
     } else {
       trainer_.initialise();
     }
+    const RingOptions& ring = run_.execution.ring;
+    if (run_.traced_steps == 0) return;
+    check_argument(ring.trace != nullptr, "train", "expected a trace to hand over, got none");
+    traces_.emplace(ring, communicator_, *ring.trace);
+    traces_->begin();
+  }
+
+  /// Once, however often it is called.
+  void hand_over_traces() {
+    if (!traces_) return;
+    const std::vector<ProcessTrace> all = traces_->finish(kMostTracedEvents);
+    traces_.reset();
+    if (leads_ && observer_.on_trace) observer_.on_trace(all);
   }
 
   /// Device 0's view of the flag, so that all devices stop at the same step.
@@ -95,6 +114,8 @@ class RunLoop {
   bool leads_;    ///< device 0
   bool reports_;  ///< the first device of its process fills in the result there
   Trainer trainer_;
+  std::optional<TraceGathering> traces_;
+  std::int64_t steps_to_trace_ = run_.traced_steps;
 };
 
 }  // namespace

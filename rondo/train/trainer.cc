@@ -10,6 +10,12 @@ namespace rondo {
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
 /// Sequences of a stream: each needs its successor token as the last label.
 std::int64_t sequences_in(const Corpus& corpus, std::int64_t context) {
   check_argument(
@@ -109,7 +115,8 @@ double Trainer::run_sequence(std::int64_t sequence, float gradient_scale, std::i
 }
 
 StepReport Trainer::step() {
-  const auto begin = std::chrono::steady_clock::now();
+  const auto begin = Clock::now();
+  context_->times.take();  // what was waited for before this step
   communicator_->begin_step(step_ + 1);
   const std::int64_t micro_steps = recipe_.sequences_per_step, tokens = micro_steps * recipe_.context;
   optimizer_.clear_gradients();
@@ -123,19 +130,36 @@ StepReport Trainer::step() {
   report.gradient_norm = optimizer_.step(*communicator_, report.step, report.learning_rate).gradient_norm;
   step_ = report.step;
 
-  // Loss, pairs and each device's memory travel in one sum.
+  gather(loss, begin, report);
+  return report;
+}
+
+void Trainer::gather(double loss, Clock::time_point begin, StepReport& report) {
+  // All travels in one sum, into which each device puts its own numbers at its own place.
+  enum Own : std::size_t { kMemory, kCompute, kExchange, kOwn };
+  constexpr std::size_t kCommon = 2;
   const auto devices = static_cast<std::size_t>(communicator_->devices());
-  std::vector<double> sums(2 + devices);
+  std::vector<double> sums(kCommon + kOwn * devices);
+  const auto of = [&](std::size_t device, Own what) -> double& {
+    return sums[kCommon + kOwn * device + what];
+  };
+  const auto me = static_cast<std::size_t>(context_->device);
+  const TimeAccount::Times times = context_->times.take();
   sums[0] = loss;
   sums[1] = pairs_;
-  sums[2 + static_cast<std::size_t>(context_->device)] = static_cast<double>(context_->ledger.peak_total());
+  of(me, kMemory) = static_cast<double>(context_->ledger.peak_total());
+  of(me, kExchange) = static_cast<double>(times.exchange_ns) / 1e9;
+  of(me, kCompute) = seconds_since(begin) - static_cast<double>(times.exchange_ns + times.wait_ns) / 1e9;
   communicator_->all_reduce_sum(std::span<double>(sums));
-  report.loss = sums[0] / static_cast<double>(tokens);
-  report.flops = flops_.training(static_cast<double>(tokens), sums[1]);
-  for (std::size_t device = 0; device < devices; ++device)
-    report.memory.push_back(static_cast<std::int64_t>(sums[2 + device]));
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return report;
+  report.loss = sums[0] / static_cast<double>(report.tokens);
+  report.flops = flops_.training(static_cast<double>(report.tokens), sums[1]);
+  report.seconds = seconds_since(begin);
+  for (std::size_t device = 0; device < devices; ++device) {
+    report.memory.push_back(static_cast<std::int64_t>(of(device, kMemory)));
+    // Waiting is what remains: so it holds the wait for this very sum, of which nobody could tell in it.
+    const double compute = of(device, kCompute), exchange = of(device, kExchange);
+    report.times.push_back({compute, exchange, std::max(0.0, report.seconds - compute - exchange)});
+  }
 }
 
 Evaluation Trainer::evaluate(const Corpus& held_out, const EvaluationOptions& options) {

@@ -2,6 +2,7 @@
 // Training over a ring: one device's part (Trainer) and the whole run (run_training).
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -14,6 +15,7 @@
 #include "rondo/model/transformer.h"
 #include "rondo/train/checkpoint.h"
 #include "rondo/train/corpus.h"
+#include "rondo/train/device_times.h"
 #include "rondo/train/evaluate.h"
 #include "rondo/train/recipe.h"
 #include "rondo/train/report.h"
@@ -30,7 +32,7 @@ struct ExecutionOptions {
   std::int64_t block_tokens = 512;
 };
 
-/// What a step did; the same numbers on every device.
+/// What a step did; but for seconds and times the same numbers on every device.
 struct StepReport {
   std::int64_t step = 0, tokens = 0;
   double loss = 0;  ///< nats per scored token
@@ -38,6 +40,7 @@ struct StepReport {
   double seconds = 0;
   double flops = 0;                  ///< useful floating-point operations, all devices
   std::vector<std::int64_t> memory;  ///< peak of each device's ledger in bytes
+  std::vector<DeviceTimes> times;    ///< of each device; they add up to this step's seconds
 };
 
 /// One device's part of a training run. All devices make the same calls.
@@ -70,6 +73,8 @@ class Trainer {
  private:
   /// Where attention is cut in the sequence that begins at token `first` of the text, at the step at work.
   std::vector<std::int64_t> document_starts(std::int64_t first) const;
+  /// The end of a step: sums over the devices what each knows of its own part.
+  void gather(double loss, std::chrono::steady_clock::time_point begin, StepReport& report);
   /// Runs one sequence forward and backward; returns this device's loss in nats.
   double run_sequence(std::int64_t sequence, float gradient_scale, std::int64_t micro_step);
 
@@ -106,6 +111,9 @@ struct TrainingRun {
   std::int64_t final_evaluation_windows = 4;              ///< of the one at the end
   int keep = 2;                                           ///< checkpoints
   FileSystem* files = &system_files();                    ///< that checkpoints are written to
+  /// Hands the observer the traces of all processes after so many steps, or at the end of a shorter run; 0:
+  /// never. The same on all processes, which each have a trace in execution.ring.
+  std::int64_t traced_steps = 0;
   /// Set from anywhere (a signal handler) to save and stop after the step at work.
   const std::atomic<bool>* stop = nullptr;
 };
@@ -116,6 +124,7 @@ struct TrainingObserver {
   std::function<void(const StepReport&)> on_step;
   std::function<void(std::int64_t step, const Evaluation&)> on_evaluation;
   std::function<void(const std::filesystem::path&)> on_checkpoint;
+  std::function<void(const std::vector<ProcessTrace>&)> on_trace;
 };
 
 struct TrainingResult {

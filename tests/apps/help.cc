@@ -27,7 +27,7 @@ TEST(Help, EveryOptionHasADescriptionAndADefault) {
   std::size_t options = 0;
   using Words = std::vector<std::string>;
   for (const Words& command :
-       {Words{"train"}, Words{"eval"}, Words{"compare"}, Words{"generate"}, Words{"inspect"},
+       {Words{"train"}, Words{"eval"}, Words{"compare"}, Words{"generate"}, Words{"inspect"}, Words{"doctor"},
         Words{"bench", "attention"}, Words{"bench", "linear"}, Words{"bench", "step"}, Words{"bench", "ring"},
         Words{"bench", "decode"}, Words{"bench", "exchange"}}) {
     const CommandResult result = rondo(command + Words{"--help"});
@@ -68,7 +68,7 @@ TEST(Help, VersionAndCommands) {
   EXPECT_EQ(rondo({"--version"}).status, 0);
   const CommandResult help = rondo({"--help"});
   EXPECT_EQ(help.status, 0);
-  for (const char* command : {"train", "eval", "compare", "generate", "import", "inspect", "bench"})
+  for (const char* command : {"train", "eval", "compare", "generate", "import", "inspect", "bench", "doctor"})
     EXPECT_NE(help.out.find(command), std::string::npos) << command;
 }
 

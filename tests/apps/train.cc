@@ -63,6 +63,17 @@ TEST_F(Train, WritesMetricsCheckpointReportAndTrace) {
     for (const char* key :
          {"learning_rate", "gradient_norm", "seconds", "tokens_per_second", "flops", "flops_share_of_peak"})
       EXPECT_GT(line[key].get<double>(), 0) << key;
+    const auto of = [&](const char* key, int device) { return line[key].at(device).get<double>(); };
+    for (const int device : {0, 1}) {
+      const double sum =
+          of("compute_seconds", device) + of("exchange_seconds", device) + of("wait_seconds", device);
+      EXPECT_GE(sum, line["seconds"].get<double>() - 1e-9);
+      EXPECT_LE(sum, 1.5 * line["seconds"].get<double>() + 1e-3);  // devices begin a step almost together
+    }
+    const int slowest = line["slowest_device"];
+    EXPECT_GE(of("compute_seconds", slowest), of("compute_seconds", 1 - slowest));
+    const double mean = (of("compute_seconds", 0) + of("compute_seconds", 1)) / 2;
+    EXPECT_NEAR(line["imbalance"], of("compute_seconds", slowest) / mean - 1, 1e-9);
   }
   EXPECT_LT(steps.back()["loss"], steps.front()["loss"]);
   const auto evaluations = lines_of(folder_ / "run/metrics.jsonl", "held_out_bits_per_byte");
@@ -81,6 +92,7 @@ TEST_F(Train, WritesMetricsCheckpointReportAndTrace) {
   const std::string report = read_text(folder_ / "run/report.html");
   EXPECT_NE(report.find("byte bigrams"), std::string::npos);
   EXPECT_NE(report.find("2 devices"), std::string::npos);
+  EXPECT_NE(report.find("Where the time goes"), std::string::npos);
 }
 
 TEST_F(Train, AResumedRunGivesTheSameBits) {

@@ -3,6 +3,7 @@
 
 #include "rondo/core/error.h"
 #include "tests/comm/comm_support.h"
+#include "tests/comm/traces_on_one_clock.h"
 #include "tests/support/launched.h"
 
 namespace rondo {
@@ -79,6 +80,12 @@ TEST(Mpi, Collectives) {
     expect_words(words_of<ArgumentError>([&] { comm.all_reduce_sum(std::span(values)); }),
                  {"16 bytes", "12 bytes", "device 1"});
   });
+}
+
+TEST(Mpi, TracesMeetOnTheClockOfTheFirstProcess) {
+  const RingOptions ring = launched->ring();
+  Trace own(1000, Trace::Clock::now() - std::chrono::hours(ring.rank()));
+  run_ring(ring, [&](Context&, Communicator& comm) { test::expect_one_clock(ring, comm, own); });
 }
 
 // After a ring that failed there are no others: each of these is a launch of its own.

@@ -41,7 +41,7 @@ TEST(Traces, HaveOneThreadPerDevice) {
   std::vector<std::string> names;
   for (const json& event : document.at("traceEvents"))
     if (event.at("name") == "thread_name") names.push_back(event.at("args").at("name"));
-  EXPECT_EQ(names, (std::vector<std::string>{"device 0", "device 1", "device 2"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"device 0", "device 2"}));
 }
 
 TEST(Traces, EscapeWhatCallersWrite) {
@@ -85,6 +85,91 @@ TEST(Traces, SpansWithoutATraceDoNothing) {
   DeviceTrace none(nullptr, 1);
   EXPECT_FALSE(none.enabled());
   const DeviceTrace::Span span(none, "compute", "step");
+}
+
+TEST(Traces, OfSeveralProcessesAreOneDocument) {
+  const std::vector<ProcessTrace> processes = {
+      {.process = 0, .host = "first", .events = {{1, "compute", "a", 1000, 2000}}},
+      {.process = 2,
+       .host = "a \"host\"",
+       .events = {{4, "wait", "b", 3000, 5000}, {5, "wait", "c", -7000, 0}},
+       .dropped = 7,
+       .clock_error_ns = 12'300}};
+  const json document = json::parse(chrome_json(processes));
+  const auto events = complete_events(document);
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[1].at("pid"), 2);
+  EXPECT_EQ(events[1].at("tid"), 4);
+  EXPECT_DOUBLE_EQ(events[2].at("ts"), -7);
+  const json last = document.at("traceEvents").back();
+  EXPECT_EQ(last.at("name"), "process_name");
+  EXPECT_EQ(last.at("args").at("name"), "rondo 2 on a \"host\"");
+  EXPECT_EQ(last.at("args").at("dropped"), 7);
+  EXPECT_DOUBLE_EQ(last.at("args").at("clock_error_us"), 12.3);
+}
+
+TEST(Traces, ThatAreClosedRecordNothing) {
+  Trace trace(1);
+  DeviceTrace own(&trace, 0);
+  trace.record({});
+  trace.record({});
+  trace.close();
+  EXPECT_FALSE(own.enabled());
+  trace.record({});
+  EXPECT_TRUE(trace.events().empty());
+  EXPECT_EQ(trace.dropped(), 0u);
+}
+
+TEST(TimeAccounts, TakeSpansWithAndWithoutATrace) {
+  Trace trace;
+  for (Trace* recorded : {static_cast<Trace*>(nullptr), &trace}) {
+    TimeAccount account;
+    DeviceTrace own(recorded, 0, &account);
+    EXPECT_EQ(own.enabled(), recorded != nullptr);
+    for (const char* category : {"wait", "exchange", "compute"}) {
+      const DeviceTrace::Span span(own, category, "hop 1");
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    const TimeAccount::Times times = account.take();
+    EXPECT_GE(times.wait_ns, 2'000'000);
+    EXPECT_GE(times.exchange_ns, 2'000'000);
+    EXPECT_EQ(account.take().wait_ns + account.take().exchange_ns, 0);
+  }
+  EXPECT_EQ(trace.events().size(), 3u);
+}
+
+TEST(TimeAccounts, TakeBothPartsOfASpanThatTurns) {
+  Trace trace;
+  TimeAccount account;
+  DeviceTrace own(&trace, 0, &account);
+  const auto begin = Trace::Clock::now();
+  {
+    DeviceTrace::Span span(own, "wait", "hop");
+    std::this_thread::sleep_for(std::chrono::milliseconds(4));
+    span.turn("exchange", Trace::Clock::now() - std::chrono::milliseconds(2));  // known a little late
+  }
+  {
+    DeviceTrace::Span span(own, "wait", "hop");
+    span.turn("exchange", begin - std::chrono::hours(1));  // long before: no wait at all
+  }
+  const auto events = trace.events();
+  ASSERT_EQ(events.size(), 4u);
+  EXPECT_EQ(events[0].end_ns, events[1].begin_ns);
+  EXPECT_EQ(std::string(events[1].category) + events[1].name, "exchangehop");
+  EXPECT_GE(events[1].end_ns - events[1].begin_ns, 2'000'000);
+  EXPECT_EQ(events[2].begin_ns, events[2].end_ns);
+  const TimeAccount::Times times = account.take();
+  EXPECT_EQ(times.wait_ns, events[0].end_ns - events[0].begin_ns);
+  EXPECT_EQ(times.exchange_ns, events[1].end_ns - events[1].begin_ns + events[3].end_ns - events[3].begin_ns);
+}
+
+TEST(TimeAccounts, AddUp) {
+  TimeAccount account;
+  for (const auto& [category, ns] : {std::pair("wait", 5), {"exchange", 7}, {"compute", 9}, {"wait", 6}})
+    account.add(category, ns);
+  const TimeAccount::Times times = account.take();
+  EXPECT_EQ(times.wait_ns, 11);
+  EXPECT_EQ(times.exchange_ns, 7);
 }
 
 }  // namespace

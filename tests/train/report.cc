@@ -78,6 +78,7 @@ ReportData example() {
       memory.entries.emplace_back(static_cast<Entry>(entry),
                                   (std::int64_t{40} << 20) / (entry + 1) + device * 100000);
     data.memory.push_back(memory);
+    data.times.push_back({1.2 + 0.1 * device, 0.15, 0.45 - 0.1 * device});
     for (int layer = 0; layer < 6; ++layer)
       for (int hop = 0; hop < 4; ++hop) {
         const std::int64_t begin = (layer * 4 + hop) * 1'000'000 + device * 20'000;
@@ -104,7 +105,9 @@ TEST(Report, HasEveryPart) {
        {"Novels, 4 devices", "<dt>layout</dt><dd>striped</dd>", "bits per byte", "held out",
         "Memory per device", "device 3", "layer 5, hop 3", "<td>29789</td>", "Sample", "MiB", "ms"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
-  EXPECT_EQ(occurrences(page, "<svg "), 3u);
+  EXPECT_EQ(occurrences(page, "<svg "), 4u);
+  EXPECT_NE(page.find("Device 3 computes longest, 11.1 % above the mean."), std::string::npos);
+  EXPECT_NE(page.find("device 0, wait: 0.45 s, 25.0 %"), std::string::npos);
   EXPECT_NE(page.find("&quot;no one&quot; &lt;came&gt; &amp; went."), std::string::npos);
   if (const char* path = std::getenv("RONDO_TEST_REPORT")) std::ofstream(path) << page;  // to look at
 }
@@ -128,10 +131,11 @@ TEST(Report, SurvivesOddNumbers) {
   data.memory = {{0, {{Entry::parameters, 0}, {Entry::data, -5}}}, {1, {}}, {2, {{Entry::data, 1}}}};
   data.timeline = {
       {0, "compute", "instant", 7, 7}, {1, "wait", "ends before it begins", 9, 3}, {2, "unknown", "x", 0, 1}};
+  data.times = {{0, 0, 0}, {0, -1, 0}, {1, 0, 0}};
   data.table = {{"a", "b"}, {{"1"}, {"1", "2", "3"}, {}}};
   const std::string page = html_report(data);
   check_page(page);
-  EXPECT_EQ(occurrences(page, "<svg "), 3u);
+  EXPECT_EQ(occurrences(page, "<svg "), 4u);
   EXPECT_NE(page.find("3 values that are not finite"), std::string::npos);
   EXPECT_EQ(occurrences(page, "<td>"), 9u);
   EXPECT_EQ(page.find("unknown"), std::string::npos);
@@ -149,6 +153,7 @@ TEST(Report, StaysSmallHoweverMuchThereIs) {
         {static_cast<int>(n % 100), n % 2 == 0 ? "compute" : "wait", "event", n * 1000, n * 1000 + 10});
   }
   for (int device = 0; device < 300; ++device) {
+    data.times.push_back({1, 1, 1});
     data.memory.push_back({device, {}});
     for (int entry = 0; entry < static_cast<int>(Entry::count); ++entry)
       data.memory.back().entries.emplace_back(static_cast<Entry>(entry), 1000 + entry);
