@@ -22,7 +22,7 @@ constexpr int kNoteChannels = 2;  // rings that follow each other take turns
 /// What processes tell each other, as it stands in memory: all run the same program on the same kind of
 /// machine.
 struct ProcessLink::Note {
-  enum class Kind : std::int32_t { meet, send_posted, receive_posted, arrived, failed, ended, left };
+  enum class Kind : std::int32_t { meet, send_posted, receive_posted, arrived, ended, left };
   Kind kind = Kind::meet;
   std::int32_t process = 0;
   std::int32_t from = 0, to = 0;  ///< devices; `from` is the one that a note is about
@@ -31,7 +31,6 @@ struct ProcessLink::Note {
   Message::Kind message_kind = Message::Kind::copy;
   std::int32_t root = 0, channel = 0, devices = 0;
   std::int64_t step = -1;  ///< that device `from` is in
-  bool provisional = false;
   std::array<char, 512> words = {}, invalid = {};
   std::array<std::byte, Contribution::kSmall> small = {};
 };
@@ -208,10 +207,6 @@ void ProcessLink::arrived(int device) {
 }
 
 void ProcessLink::failed(int device, const std::string& reason, bool provisional) {
-  Note note{.kind = Note::Kind::failed, .from = device, .provisional = provisional};
-  put(note.words, reason);
-  tell_all(note);
-  // The watchdog's word arrives whatever became of MPI; a note keeps its place among the others.
   processes_->watchdog().tell({.device = device, .provisional = provisional, .reason = reason});
 }
 
@@ -224,9 +219,6 @@ void ProcessLink::take(const Note& note) {
       return;
     case Note::Kind::left:
       left_[static_cast<std::size_t>(note.process)] = true;
-      return;
-    case Note::Kind::failed:
-      shared_.fail(note.from, note.words.data(), note.provisional, false);
       return;
     case Note::Kind::ended:
       shared_.at(note.from).ended = true;
@@ -291,6 +283,16 @@ void ProcessLink::progress_at_times() {
 bool ProcessLink::progress() {
   const std::unique_lock turn(turn_, std::try_to_lock);
   if (!turn) return false;
+  {
+    // From a failure on nothing is asked of MPI, which may be stuck where a process died; the watchdog tells
+    // it.
+    const std::lock_guard lock(shared_.mutex);
+    if (shared_.failed_device >= 0) {
+      outbox_.clear();
+      flows_.clear();
+      return false;
+    }
+  }
   bool moved = receive_notes();
   moved = send_notes() || moved;
   return move_payloads() || moved;
