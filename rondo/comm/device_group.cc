@@ -42,7 +42,7 @@ class Patience {
  private:
   void wait(const ThreadGroup& group) {
     using Clock = std::chrono::steady_clock;
-    constexpr std::chrono::milliseconds kLook(200);
+    constexpr std::chrono::milliseconds kLook(1000);
     std::optional<Clock::time_point> failed;
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, std::min(kLook, options_.timeout), [this] { return over_; })) {

@@ -15,8 +15,6 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kGrace = std::chrono::seconds(2);
 /// How often devices that compute look for messages.
 constexpr auto kProgressInterval = std::chrono::microseconds(500);
-/// How long a device that left its messages has to say why.
-constexpr auto kPatience = std::chrono::milliseconds(100);
 constexpr int kNoteChannels = 2;  // rings that follow each other take turns
 
 }  // namespace
@@ -24,7 +22,7 @@ constexpr int kNoteChannels = 2;  // rings that follow each other take turns
 /// What processes tell each other, as it stands in memory: all run the same program on the same kind of
 /// machine.
 struct ProcessLink::Note {
-  enum class Kind : std::int32_t { meet, send_posted, receive_posted, arrived, failed, ended, left };
+  enum class Kind : std::int32_t { meet, send_posted, receive_posted, arrived, ended, left };
   Kind kind = Kind::meet;
   std::int32_t process = 0;
   std::int32_t from = 0, to = 0;  ///< devices; `from` is the one that a note is about
@@ -33,7 +31,6 @@ struct ProcessLink::Note {
   Message::Kind message_kind = Message::Kind::copy;
   std::int32_t root = 0, channel = 0, devices = 0;
   std::int64_t step = -1;  ///< that device `from` is in
-  bool provisional = false;
   std::array<char, 512> words = {}, invalid = {};
   std::array<std::byte, Contribution::kSmall> small = {};
 };
@@ -210,19 +207,6 @@ void ProcessLink::arrived(int device) {
 }
 
 void ProcessLink::failed(int device, const std::string& reason, bool provisional) {
-  // A device that unwinds leaves its messages before it says why: the others shall hear that.
-  unsaid_.reset();
-  if (provisional)
-    unsaid_ = {device, reason, Clock::now() + kPatience};
-  else
-    tell_failure(device, reason, false);
-}
-
-void ProcessLink::tell_failure(int device, const std::string& reason, bool provisional) {
-  Note note{.kind = Note::Kind::failed, .from = device, .provisional = provisional};
-  put(note.words, reason);
-  tell_all(note);
-  // The watchdog's word arrives whatever became of MPI; a note keeps its place among the others.
   processes_->watchdog().tell({.device = device, .provisional = provisional, .reason = reason});
 }
 
@@ -235,9 +219,6 @@ void ProcessLink::take(const Note& note) {
       return;
     case Note::Kind::left:
       left_[static_cast<std::size_t>(note.process)] = true;
-      return;
-    case Note::Kind::failed:
-      shared_.fail(note.from, note.words.data(), note.provisional, false);
       return;
     case Note::Kind::ended:
       shared_.at(note.from).ended = true;
@@ -302,6 +283,16 @@ void ProcessLink::progress_at_times() {
 bool ProcessLink::progress() {
   const std::unique_lock turn(turn_, std::try_to_lock);
   if (!turn) return false;
+  {
+    // From a failure on nothing is asked of MPI, which may be stuck where a process died; the watchdog tells
+    // it.
+    const std::lock_guard lock(shared_.mutex);
+    if (shared_.failed_device >= 0) {
+      outbox_.clear();
+      flows_.clear();
+      return false;
+    }
+  }
   bool moved = receive_notes();
   moved = send_notes() || moved;
   return move_payloads() || moved;
@@ -329,10 +320,6 @@ bool ProcessLink::send_notes() {
   std::vector<bool> lost;
   {
     const std::lock_guard lock(shared_.mutex);
-    if (unsaid_ && Clock::now() > unsaid_->when) {
-      tell_failure(unsaid_->device, unsaid_->reason, true);
-      unsaid_.reset();
-    }
     notes.swap(outbox_);
     lost = lost_;
     if (!notes.empty()) idle_ = false;

@@ -84,7 +84,6 @@ class ProcessLink final : private Watched {
   void tell(int process, const Note& note);
   void tell_all(const Note& note);
   void announce(const MessagePtr& message);
-  void tell_failure(int device, const std::string& reason, bool provisional);
   void begin(const MessagePtr& message);
   void take(const Note& note);
   void take_message(const Note& note);
@@ -119,13 +118,7 @@ class ProcessLink final : private Watched {
   std::vector<bool> left_;                          ///< or lost, so that nobody waits for it
   std::vector<bool> lost_;                          ///< nothing is told it any more
   std::vector<int> messages_to_;                    ///< sent to each process: chooses the channel
-  struct Unsaid {
-    int device = -1;
-    std::string reason;
-    std::chrono::steady_clock::time_point when;
-  };
-  std::optional<Unsaid> unsaid_;  ///< a failure whose own words are awaited until then
-  bool idle_ = true;              ///< no note is on its way out
+  bool idle_ = true;                                ///< no note is on its way out
 
   std::atomic<std::int64_t> next_progress_ns_ = 0;
 

@@ -72,7 +72,7 @@ int ThreadShared::end_of_chain(int device) const {
   return -1;
 }
 
-void ThreadShared::give_up(Lock& lock, int device, int peer, const char* doing) {
+void ThreadShared::give_up(int device, int peer, const char* doing) {
   const auto now = std::chrono::steady_clock::now();
   const auto seconds = [](auto time) { return std::chrono::duration<double>(time).count(); };
   const bool ended = at(peer).ended;
@@ -92,7 +92,6 @@ void ThreadShared::give_up(Lock& lock, int device, int peer, const char* doing) 
                      place.empty() ? std::string() : " after " + place, device, waited),
          false);
   }
-  if (link) flush(lock);
   if (end >= 0) check_alive();
   throw CommunicationError(fmt::format("[communicator] device {} {}", device, waited));
 }

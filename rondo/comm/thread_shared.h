@@ -108,7 +108,7 @@ struct ThreadShared {
   bool rest(Lock& lock, int device, std::chrono::steady_clock::time_point deadline, int& rests);
   /// Fails the group and throws because `device` waited in vain for `peer`: names the device at the end of
   /// the chain of waits.
-  [[noreturn]] void give_up(Lock& lock, int device, int peer, const char* doing);
+  [[noreturn]] void give_up(int device, int peer, const char* doing);
   /// The device that `device` waits for, or -1.
   int awaited_by(int device) const;
   /// Whom all wait for, from `device` on: the first that waits for nobody; -1 when they wait in a circle.
@@ -185,7 +185,7 @@ void ThreadShared::await(Lock& lock, int device, const char* doing, const Ready&
     check_alive();
     const int peer = missing();
     state.waits_for = peer;
-    if (late || (at(peer).ended && !under_way())) give_up(lock, device, peer, doing);
+    if (late || (at(peer).ended && !under_way())) give_up(device, peer, doing);
   }
 }
 

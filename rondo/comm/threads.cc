@@ -221,11 +221,8 @@ std::unique_ptr<Communicator> ThreadGroup::communicator(int device, const Device
 }
 
 void ThreadGroup::cancel(int device, const std::string& reason) {
-  {
-    const std::lock_guard lock(shared_->mutex);
-    shared_->fail(device, reason, false);
-  }
-  if (shared_->link) shared_->link->flush();
+  const std::lock_guard lock(shared_->mutex);
+  shared_->fail(device, reason, false);
 }
 
 void ThreadGroup::end(int device) {

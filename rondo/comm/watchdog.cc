@@ -18,6 +18,8 @@ using std::chrono::milliseconds;
 namespace {
 
 constexpr milliseconds kMostSilence{60'000}, kMostInterval{1000};
+/// How long a device's own words may take once it is known that it failed.
+constexpr milliseconds kOwnWords{100};
 constexpr int kBeatsPerSilence = 5;
 constexpr std::uint32_t kMostBytes = 1 << 20;  // of a message
 constexpr int kMostDevices = 1024;             // that a heartbeat tells of
@@ -81,6 +83,8 @@ milliseconds Watchdog::patience(const Peer& peer) const {
   return std::max(silence_, kBeatsPerSilence * peer.interval);
 }
 
+bool Watchdog::waits_for_words() const { return failure_.device >= 0 && failure_.provisional && !told_; }
+
 void Watchdog::wake() {
   const char byte = 0;
   if (::write(wake_send_.fd(), &byte, 1) < 0) return;  // full: it wakes anyway
@@ -131,7 +135,7 @@ void Watchdog::run() {
     {
       const std::lock_guard lock(mutex_);
       if (stops_) return;
-      until = next_beat_;
+      until = waits_for_words() ? std::min(next_beat_, failure_since_ + kOwnWords) : next_beat_;
     }
     sleep_until(until);
     const std::lock_guard ring_lock(ring_mutex_);
@@ -239,6 +243,7 @@ void Watchdog::take(int process, Peer& peer, const Header& header, const std::by
     if (failure_.device >= 0 && !improves) return;
     failure_ = {words.device, words.provisional != 0, words.reason.data()};
     told_ = false;
+    failure_since_ = now;
   } else if (header.kind == Kind::beat) {
     Beat beat{.process = process, .devices = {}};
     for (std::size_t n = 0; n < header.bytes / sizeof(BeatState); ++n) {
@@ -297,7 +302,8 @@ void Watchdog::report() {
     const std::lock_guard lock(mutex_);
     if (!watching_) return;
     beats.swap(beats_);
-    if (!std::exchange(told_, true)) failure = failure_;
+    if (!waits_for_words() || Clock::now() >= failure_since_ + kOwnWords)
+      if (!std::exchange(told_, true)) failure = failure_;
     if (std::exchange(cut_off_, false)) lost.push_back({rank_, Loss::cut_off, cut_off_since_});
     for (std::size_t p = 0; p < peers_.size(); ++p) {
       Peer& peer = peers_[p];

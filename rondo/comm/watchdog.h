@@ -104,6 +104,8 @@ class Watchdog {
   void send(Peer& peer, std::span<const std::byte> frame);
   void drain(Peer& peer);
   void send_to_all(Kind kind, std::span<const std::byte> body, bool unless_busy);
+  /// Whether a failure is known of which the device has not said yet what it was.
+  bool waits_for_words() const;
   void wake();
   std::chrono::milliseconds interval() const;
   /// How long `peer` may be silent: it may have to do with a ring of a longer timeout than this process, or
@@ -123,7 +125,7 @@ class Watchdog {
   std::chrono::milliseconds silence_;
   bool watching_ = false, stops_ = false, told_ = false;
   bool cut_off_ = false;
-  Clock::time_point last_turn_, next_beat_, cut_off_since_ = {};
+  Clock::time_point last_turn_, next_beat_, cut_off_since_ = {}, failure_since_ = {};
   DeviceFailure failure_;  ///< the first that another process told
   std::vector<Beat> beats_;
   std::jthread thread_;

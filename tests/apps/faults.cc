@@ -1,5 +1,5 @@
-// Processes that are killed, stopped or told something else than the others: all others end in time with a
-// line that names the one, and the run goes on from its newest checkpoint as if nothing had been.
+// Processes that are killed, stopped, cut off or told something else than the others: all others end in time
+// with a line that names the one, and the run goes on from its newest checkpoint as if nothing had been.
 
 #include <gtest/gtest.h>
 
@@ -174,6 +174,43 @@ TEST_F(Faults, AProcessHasAnotherConfiguration) {
   const CommandResult missing = with({path("nothing")});
   EXPECT_EQ(count(missing.err, "nothing: expected a"), 1) << missing.err;
   EXPECT_GE(count(missing.err, "process 2 (device 2, host "), 1) << missing.err;
+}
+
+/// Hosts that are network namespaces: takes them away again.
+class Hosts {
+ public:
+  static int run(const std::string& words) {
+    return std::system((RONDO_SOURCE_DIR "/scripts/hosts " + words + " > /dev/null 2>&1").c_str());
+  }
+  explicit Hosts(int count) : made_(run("up " + std::to_string(count)) == 0) {}
+  Hosts(const Hosts&) = delete;
+  Hosts& operator=(const Hosts&) = delete;
+  ~Hosts() {
+    if (made_) run("down");
+  }
+  bool made() const { return made_; }
+
+ private:
+  bool made_;
+};
+
+// Two hosts go on without the third: they name it. It is alone and cannot tell them what it thinks.
+TEST_F(Faults, ALinkIsCutInMidExchange) {
+  if (Hosts::run("check") != 0) GTEST_SKIP() << "scripts/hosts check: no network namespaces here";
+  const Hosts hosts(3);
+  if (!hosts.made()) GTEST_SKIP() << "scripts/hosts up: others use hosts here";
+  Process process = Process::of(
+      Words{RONDO_SOURCE_DIR "/scripts/hosts", "mpirun", "--enable-recovery", RONDO_COMMAND} + train("run"),
+      "", environment_);
+  await(process, [&] { return has_checkpoint("run"); });
+  const auto begin = Clock::now();
+  ASSERT_EQ(Hosts::run("cut 2"), 0);
+  const std::string words = "rondo: [communicator] device 2 failed: process 2 (device 2, host ";
+  await(process, [&] { return count(process.err(), ") is silent since ") == 2; });
+  EXPECT_LT(Clock::now() - begin, 15s);
+  EXPECT_EQ(count(process.err(), words), 2) << process.err();
+  EXPECT_EQ(count(process.err(), "; the last checkpoint is " + path("run/step-")), 1) << process.err();
+  expect_that_it_continues("run");
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 
 #include "rondo/core/error.h"
 #include "tests/comm/comm_support.h"
-#include "tests/comm/traces_on_one_clock.h"
 #include "tests/support/launched.h"
 
 namespace rondo {
@@ -82,15 +81,8 @@ TEST(Mpi, Collectives) {
   });
 }
 
-TEST(Mpi, TracesMeetOnTheClockOfTheFirstProcess) {
-  const RingOptions ring = launched->ring();
-  Trace own(1000, Trace::Clock::now() - std::chrono::hours(ring.rank()));
-  run_ring(ring, [&](Context&, Communicator& comm) { test::expect_one_clock(ring, comm, own); });
-}
-
 // After a ring that failed there are no others: each of these is a launch of its own.
 TEST(MpiFailures, OfADeviceAreNamedOnAll) {
-  launched->linger();
   const auto run = [] {
     run_ring(launched->ring(), [](Context&, Communicator& comm) {
       std::vector<float> values(700'000);
@@ -111,7 +103,6 @@ TEST(MpiFailures, OfADeviceAreNamedOnAll) {
 }
 
 TEST(MpiFailures, OfSilentDevicesAreNamedOnAll) {
-  launched->linger();
   const auto run = [] {
     run_ring(launched->ring(std::chrono::milliseconds(400)), [](Context&, Communicator& comm) {
       if (comm.device() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1200));

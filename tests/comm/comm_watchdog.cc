@@ -42,6 +42,12 @@ class Ring final : public Watched {
     std::unique_lock lock(mutex_);
     ASSERT_TRUE(changed_.wait_for(lock, 20s, ready));
   }
+  /// What it heard so far.
+  template <class T>
+  T read(T Ring::*what) {
+    const std::lock_guard lock(mutex_);
+    return this->*what;
+  }
   void set(const DeviceState& state) {
     const std::lock_guard lock(mutex_);
     own = state;
@@ -119,14 +125,14 @@ TEST_F(Watchdogs, TellWhereDevicesAre) {
   watch();
   for (const int process : {0, 2}) {
     ring(process).await([&] { return ring(process).states.contains(1); });
-    const DeviceState& heard = ring(process).states[1];
+    const DeviceState heard = ring(process).read(&Ring::states).at(1);
     EXPECT_EQ(heard.step, 12);
     EXPECT_EQ(heard.waits_for, 7);
     EXPECT_STREQ(heard.doing.data(), "layer 3, hop 2");
     EXPECT_NEAR(std::chrono::duration<double>(Clock::now() - heard.since).count(), 5, 3);
   }
   std::this_thread::sleep_for(2 * Watchdog::silence_limit(kTimeout));
-  for (int process = 0; process < 3; ++process) EXPECT_TRUE(ring(process).losses.empty());
+  for (int process = 0; process < 3; ++process) EXPECT_TRUE(ring(process).read(&Ring::losses).empty());
 }
 
 TEST_F(Watchdogs, NoticeADeathAtOnce) {
@@ -137,9 +143,9 @@ TEST_F(Watchdogs, NoticeADeathAtOnce) {
   for (const int process : {0, 2}) {
     Ring& own = ring(process);
     own.await([&] { return !own.losses.empty(); });
-    EXPECT_EQ(own.losses[0].process, 1);
-    EXPECT_EQ(own.losses[0].loss, Loss::died);
-    EXPECT_LT(own.losses[0].told - begin, 5s);
+    EXPECT_EQ(own.read(&Ring::losses).at(0).process, 1);
+    EXPECT_EQ(own.read(&Ring::losses).at(0).loss, Loss::died);
+    EXPECT_LT(own.read(&Ring::losses).at(0).told - begin, 5s);
   }
 }
 
@@ -150,10 +156,11 @@ TEST_F(Watchdogs, NoticeSilence) {
   for (const int process : {0, 2}) {
     Ring& own = ring(process);
     own.await([&] { return !own.losses.empty(); });
-    EXPECT_EQ(own.losses[0].process, 1);
-    EXPECT_EQ(own.losses[0].loss, Loss::silent);
-    EXPECT_GE(own.losses[0].told - own.losses[0].since, Watchdog::silence_limit(kTimeout));
-    EXPECT_LT(own.losses[0].told - begin, 10s);
+    EXPECT_EQ(own.read(&Ring::losses).at(0).process, 1);
+    EXPECT_EQ(own.read(&Ring::losses).at(0).loss, Loss::silent);
+    EXPECT_GE(own.read(&Ring::losses).at(0).told - own.read(&Ring::losses).at(0).since,
+              Watchdog::silence_limit(kTimeout));
+    EXPECT_LT(own.read(&Ring::losses).at(0).told - begin, 10s);
   }
 }
 
@@ -161,8 +168,8 @@ TEST_F(Watchdogs, KnowWhoIsCutOff) {
   start(4, {1, 2, 3});
   watch();
   ring(0).await([&] { return !ring(0).losses.empty(); });
-  EXPECT_EQ(ring(0).losses[0].process, 0);
-  EXPECT_EQ(ring(0).losses[0].loss, Loss::cut_off);
+  EXPECT_EQ(ring(0).read(&Ring::losses).at(0).process, 0);
+  EXPECT_EQ(ring(0).read(&Ring::losses).at(0).loss, Loss::cut_off);
 }
 
 // It speaks with the calm of one that has no ring yet: that is not silence.
@@ -170,7 +177,7 @@ TEST_F(Watchdogs, BearWithThoseWhoHaveNotBegun) {
   start(2);
   dog(0).watch(rings_[0].get(), kTimeout);
   std::this_thread::sleep_for(3 * Watchdog::silence_limit(kTimeout));
-  EXPECT_TRUE(ring(0).losses.empty());
+  EXPECT_TRUE(ring(0).read(&Ring::losses).empty());
 }
 
 TEST_F(Watchdogs, PassFailuresOnBeforeTheyGo) {
@@ -183,10 +190,23 @@ TEST_F(Watchdogs, PassFailuresOnBeforeTheyGo) {
   for (const int process : {0, 2}) {
     Ring& own = ring(process);
     own.await([&] { return !own.failures.empty() && !own.losses.empty(); });
-    EXPECT_EQ(own.failures[0].device, 5);
-    EXPECT_EQ(own.failures[0].reason, reason);
-    EXPECT_EQ(own.losses[0].loss, Loss::left);
+    EXPECT_EQ(own.read(&Ring::failures).at(0).device, 5);
+    EXPECT_EQ(own.read(&Ring::failures).at(0).reason, reason);
+    EXPECT_EQ(own.read(&Ring::losses).at(0).loss, Loss::left);
   }
+}
+
+// A device that unwinds says first that it failed, and then of what.
+TEST_F(Watchdogs, WaitAMomentForOwnWords) {
+  start(3);
+  watch();
+  dog(1).tell({.device = 1, .provisional = true, .reason = "unwinds"});
+  dog(1).tell({.device = 1, .provisional = false, .reason = "the lamp went out"});
+  dog(2).tell({.device = 2, .provisional = true, .reason = "unwinds for ever"});
+  ring(0).await([&] { return !ring(0).failures.empty(); });
+  EXPECT_EQ(ring(0).read(&Ring::failures).at(0).reason, "the lamp went out");
+  ring(1).await([&] { return !ring(1).failures.empty(); });
+  EXPECT_EQ(ring(1).read(&Ring::failures).at(0).reason, "unwinds for ever");
 }
 
 TEST_F(Watchdogs, PartTogether) {
@@ -213,7 +233,7 @@ TEST_F(Watchdogs, SurviveNonsense) {
   const std::string nonsense(100, 'x');
   ASSERT_EQ(::send(hands_[1][0].socket.fd(), nonsense.data(), nonsense.size(), MSG_NOSIGNAL), 100);
   ring(0).await([&] { return !ring(0).losses.empty(); });
-  EXPECT_EQ(ring(0).losses[0].loss, Loss::died);
+  EXPECT_EQ(ring(0).read(&Ring::losses).at(0).loss, Loss::died);
 }
 
 }  // namespace

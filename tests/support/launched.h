@@ -6,7 +6,6 @@
 
 #include <cstdlib>
 #include <memory>
-#include <thread>
 
 #include "rondo/comm/device_group.h"
 
@@ -20,12 +19,6 @@ class Launched : public testing::Environment {
     ASSERT_TRUE(processes_) << "to be started by mpirun";
   }
   void TearDown() override { processes_.reset(); }
-  /// mpirun kills the others when a process leaves after a failed ring: until they have had their say, it
-  /// stays.
-  ~Launched() override {
-    if (lingers_) std::this_thread::sleep_for(std::chrono::seconds(1));
-  }
-  void linger() const { lingers_ = true; }
   /// RONDO_TEST_DEVICES devices on each process.
   RingOptions ring(std::chrono::milliseconds timeout = std::chrono::seconds(60)) const {
     const char* devices = std::getenv("RONDO_TEST_DEVICES");
@@ -35,7 +28,6 @@ class Launched : public testing::Environment {
 
  private:
   std::shared_ptr<Processes> processes_;
-  mutable bool lingers_ = false;
 };
 
 }  // namespace rondo::test
