@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "tests/apps/command.h"
+#include "tests/apps/hosts.h"
 
 namespace rondo::test {
 namespace {
@@ -175,24 +176,6 @@ TEST_F(Faults, AProcessHasAnotherConfiguration) {
   EXPECT_EQ(count(missing.err, "nothing: expected a"), 1) << missing.err;
   EXPECT_GE(count(missing.err, "process 2 (device 2, host "), 1) << missing.err;
 }
-
-/// Hosts that are network namespaces: takes them away again.
-class Hosts {
- public:
-  static int run(const std::string& words) {
-    return std::system((RONDO_SOURCE_DIR "/scripts/hosts " + words + " > /dev/null 2>&1").c_str());
-  }
-  explicit Hosts(int count) : made_(run("up " + std::to_string(count)) == 0) {}
-  Hosts(const Hosts&) = delete;
-  Hosts& operator=(const Hosts&) = delete;
-  ~Hosts() {
-    if (made_) run("down");
-  }
-  bool made() const { return made_; }
-
- private:
-  bool made_;
-};
 
 // Two hosts go on without the third: they name it. It is alone and cannot tell them what it thinks.
 TEST_F(Faults, ALinkIsCutInMidExchange) {
