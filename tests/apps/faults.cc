@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -78,7 +80,7 @@ class Faults : public testing::Test {
   static void await(Process& process, const Ready& ready) {
     const auto end = Clock::now() + 60s;
     while (!ready() && process.running() && Clock::now() < end) std::this_thread::sleep_for(20ms);
-    ASSERT_TRUE(ready()) << process.err();
+    if (!ready()) throw std::runtime_error("waited in vain: " + process.err());
   }
   bool has_checkpoint(const std::string& out) const { return fs::exists(folder_ / out / "step-00000004"); }
   /// Process 1 gets the signal while it trains; returns it.
@@ -188,10 +190,10 @@ TEST_F(Faults, ALinkIsCutInMidExchange) {
   await(process, [&] { return has_checkpoint("run"); });
   const auto begin = Clock::now();
   ASSERT_EQ(Hosts::run("cut 2"), 0);
-  const std::string words = "rondo: [communicator] device 2 failed: process 2 (device 2, host ";
-  await(process, [&] { return count(process.err(), ") is silent since ") == 2; });
+  const std::string words =
+      "rondo: [communicator] device 2 failed: process 2 (device 2, host rondo-2) is silent since ";
+  await(process, [&] { return count(process.err(), words) == 2; });
   EXPECT_LT(Clock::now() - begin, 15s);
-  EXPECT_EQ(count(process.err(), words), 2) << process.err();
   EXPECT_EQ(count(process.err(), "; the last checkpoint is " + path("run/step-")), 1) << process.err();
   expect_that_it_continues("run");
 }
