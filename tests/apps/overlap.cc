@@ -27,13 +27,13 @@ const Words kBench{"bench", "overlap", "--heads", "2", "--format", "json"};
 TEST(Overlap, HidesPartOfTheExchangeOnASlowLink) {
   if (std::string(RONDO_MPI_MISSING) != "") GTEST_SKIP() << RONDO_MPI_MISSING;
   if (Hosts::run("check") != 0) GTEST_SKIP() << "scripts/hosts check: no network namespaces here";
-  const Hosts hosts(2, "200mbit");
+  const Hosts hosts(2, "1gbit");
   if (!hosts.made()) GTEST_SKIP() << "scripts/hosts up: others use hosts here";
   // Three tries: others may use the processors. The bits are compared in each.
   double best_forward = -1, best_backward = -1;
   for (int n = 0; n < 3 && (best_forward < 0.4 || best_backward < 0.4); ++n) {
     Process process = Process::of(Words{RONDO_SOURCE_DIR "/scripts/hosts", "mpirun", RONDO_COMMAND} + kBench +
-                                      Words{"--tokens", "3072", "--runs", "3"},
+                                      Words{"--tokens", "4096", "--runs", "3"},
                                   "", mpi_environment());
     const CommandResult result = process.wait();
     ASSERT_EQ(result.status, 0) << result.err;
