@@ -10,11 +10,19 @@
 namespace rondo {
 
 std::vector<Range> gradient_parts(std::int64_t tokens) {
-  // Each part packs the queries anew, which takes enough keys to be worth it.
-  constexpr std::int64_t kMostParts = 8, kLeastKeys = 512;
-  const std::int64_t count = std::clamp<std::int64_t>(tokens / kLeastKeys, 1, kMostParts);
+  // Half of what is left each time: a part is on its way while the next, half as long, is computed, and what
+  // nothing hides, the last, is short. Each part packs the queries anew, which takes enough keys to be worth
+  // it.
+  constexpr std::size_t kMostParts = 8;
+  constexpr std::int64_t kLeastKeys = 512, kStep = 64;
   std::vector<Range> parts;
-  for (std::int64_t n = 0; n < count; ++n) parts.push_back({tokens * n / count, tokens * (n + 1) / count});
+  std::int64_t begin = 0;
+  while (tokens - begin >= 2 * kLeastKeys && parts.size() + 1 < kMostParts) {
+    const std::int64_t half = (tokens - begin) / 2 / kStep * kStep;
+    parts.push_back({begin, begin + half});
+    begin += half;
+  }
+  parts.push_back({begin, tokens});
   return parts;
 }
 

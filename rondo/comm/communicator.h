@@ -15,8 +15,8 @@
 
 namespace rondo {
 
-/// Names a message between two devices; unique among those in flight between them. The lowest two numbers are
-/// those of collectives.
+/// Names a message between two devices; unique among those in flight between them. The lowest numbers are
+/// those of collectives and of sums of gradients.
 using Tag = std::int64_t;
 
 /// A posted send or receive. Move-only; must be waited for before the memory it names is touched.

@@ -191,9 +191,17 @@ double Transformer::forward_backward(const Step& step) {
       {outer.final_norm, outer.lm_head}, {gradients.final_norm, gradients.lm_head},
       activations_->x(config_->layers),
       {.labels = step.labels, .gradient_scale = step.gradient_scale, .dx_TC = activations_->dx()});
-  for (std::int64_t layer = config_->layers - 1; layer >= 0; --layer)
+  const std::vector<Range> buckets = table_->buckets();
+  const auto ready = [&](std::size_t bucket) {
+    if (step.gradients_ready) step.gradients_ready(buckets[bucket]);
+  };
+  ready(buckets.size() - 1);
+  for (std::int64_t layer = config_->layers - 1; layer >= 0; --layer) {
     layer_backward(layer, pass(step.weights, step.gradients, layer), step);
+    ready(static_cast<std::size_t>(layer) + 1);
+  }
   kernels::embedding_backward(stream, step.ids, activations_->dx(), gradients.embedding);
+  ready(0);
   return loss;
 }
 

@@ -64,6 +64,9 @@ class Transformer {
     std::span<const std::int32_t> labels;  ///< [T], each token's successor; kIgnoreLabel where there is none
     float gradient_scale = 1;              ///< 1 / scored tokens of the whole step over all devices
     std::uint64_t dropout_seed = 0, optimizer_step = 0;
+    /// Called when this device adds no more to a bucket of the gradients (ParameterTable::buckets), in the
+    /// order of backward; may be empty.
+    std::function<void(Range)> gradients_ready = {};
   };
   /// Returns the sum of this device's losses in nats and adds the gradients of gradient_scale * (sum over
   /// devices), as far as this device's tokens make them: the caller sums them over the devices.

@@ -43,8 +43,7 @@ std::string Optimizer::first_not_finite() const {
   return "their sum";
 }
 
-Optimizer::StepResult Optimizer::step(Communicator& communicator, std::int64_t step, double learning_rate) {
-  communicator.all_reduce_sum(gradients());
+Optimizer::StepResult Optimizer::step(std::int64_t step, double learning_rate) {
   const double norm = std::sqrt(kernels::sum_of_squares(context_->stream, gradients()));
   if (!std::isfinite(norm))
     argument_error(

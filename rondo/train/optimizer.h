@@ -6,7 +6,6 @@
 #include <span>
 #include <string>
 
-#include "rondo/comm/communicator.h"
 #include "rondo/core/context.h"
 #include "rondo/model/parameters.h"
 
@@ -39,9 +38,10 @@ class Optimizer {
   struct StepResult {
     double gradient_norm = 0;  ///< before clipping
   };
-  /// Sums the gradients over the ring, clips and updates. `step` counts from 1. Throws ArgumentError on a
-  /// norm that is not finite, changing nothing: a diverged run stops with its last good state.
-  StepResult step(Communicator& communicator, std::int64_t step, double learning_rate);
+  /// Clips the gradients, which are sums over the ring, and updates. `step` counts from 1. Throws
+  /// ArgumentError on a norm that is not finite, changing nothing: a diverged run stops with its last good
+  /// state.
+  StepResult step(std::int64_t step, double learning_rate);
 
  private:
   /// The last parameter in forward order whose gradient is not finite: backward comes to it first.

@@ -51,6 +51,7 @@ Trainer::Trainer(Context& context, Communicator& communicator, const ModelConfig
       table_(config),
       flops_(model_flops(config)),
       optimizer_(context, table_, recipe.dtype, recipe.optimizer),
+      gradient_sum_(context, communicator, table_, optimizer_.gradients()),
       model_(context, communicator, config, table_, transformer_options(recipe, execution)),
       order_(sequences_in(corpus, recipe.context), recipe.seed) {
   check_argument(recipe.sequences_per_step >= 1, "train", "expected at least 1 sequence a step, got {}",
@@ -92,7 +93,7 @@ std::vector<std::int64_t> Trainer::document_starts(std::int64_t first) const {
   return starts;
 }
 
-double Trainer::run_sequence(std::int64_t sequence, float gradient_scale, std::int64_t micro_step) {
+double Trainer::run_sequence(std::int64_t sequence, std::int64_t micro_step) {
   const std::int64_t context = recipe_.context, first = sequence * context;
   SequencePlan plan{.tokens = context,
                     .devices = communicator_->devices(),
@@ -104,14 +105,18 @@ double Trainer::run_sequence(std::int64_t sequence, float gradient_scale, std::i
   const auto [ids, labels, losses] = model_.token_memory();
   read_shard(token_source(*corpus_), first, model_.places(), ids, labels);
   pairs_ += static_cast<double>(count_pairs(model_.ring().schedule()));
+  std::function<void(Range)> ready;
+  if (micro_step == recipe_.sequences_per_step - 1)
+    ready = [this](Range bucket) { gradient_sum_.ready(bucket); };
   return model_.forward_backward(
       {.weights = optimizer_.compute_weights(),
        .gradients = optimizer_.gradients().data(),
        .ids = ids,
        .labels = labels,
-       .gradient_scale = gradient_scale,
+       .gradient_scale = 1.0f / static_cast<float>(recipe_.sequences_per_step * context),
        .dropout_seed = mix64(recipe_.seed ^ mix64(static_cast<std::uint64_t>(micro_step))),
-       .optimizer_step = static_cast<std::uint64_t>(step_)});
+       .optimizer_step = static_cast<std::uint64_t>(step_),
+       .gradients_ready = std::move(ready)});
 }
 
 StepReport Trainer::step() {
@@ -123,11 +128,12 @@ StepReport Trainer::step() {
   pairs_ = 0;
   double loss = 0;
   for (std::int64_t micro = 0; micro < micro_steps; ++micro)
-    loss += run_sequence(order_.at(step_ * micro_steps + micro), 1.0f / static_cast<float>(tokens), micro);
+    loss += run_sequence(order_.at(step_ * micro_steps + micro), micro);
+  gradient_sum_.finish();
 
   StepReport report{.step = step_ + 1, .tokens = tokens};
   report.learning_rate = recipe_.learning_rate.at(report.step);
-  report.gradient_norm = optimizer_.step(*communicator_, report.step, report.learning_rate).gradient_norm;
+  report.gradient_norm = optimizer_.step(report.step, report.learning_rate).gradient_norm;
   step_ = report.step;
 
   gather(loss, begin, report);

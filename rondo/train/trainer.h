@@ -17,6 +17,7 @@
 #include "rondo/train/corpus.h"
 #include "rondo/train/device_times.h"
 #include "rondo/train/evaluate.h"
+#include "rondo/train/gradient_sum.h"
 #include "rondo/train/recipe.h"
 #include "rondo/train/report.h"
 
@@ -76,7 +77,7 @@ class Trainer {
   /// The end of a step: sums over the devices what each knows of its own part.
   void gather(double loss, std::chrono::steady_clock::time_point begin, StepReport& report);
   /// Runs one sequence forward and backward; returns this device's loss in nats.
-  double run_sequence(std::int64_t sequence, float gradient_scale, std::int64_t micro_step);
+  double run_sequence(std::int64_t sequence, std::int64_t micro_step);
 
   Context* context_;
   Communicator* communicator_;
@@ -87,6 +88,7 @@ class Trainer {
   ParameterTable table_;
   ModelFlops flops_;
   Optimizer optimizer_;
+  GradientSum gradient_sum_;
   Transformer model_;
   SequenceOrder order_;
   std::int64_t step_ = 0;

@@ -78,8 +78,8 @@ TEST(Optimizer, EqualsTheReferenceOnEveryDevice) {
         }
         const double rate = 0.01 * static_cast<double>(number);
         expected.step(table, options, sum, number, rate);
-        EXPECT_NEAR(optimizer.step(communicator, number, rate).gradient_norm, expected.norm,
-                    expected.norm * 1e-6);
+        communicator.all_reduce_sum(optimizer.gradients());
+        EXPECT_NEAR(optimizer.step(number, rate).gradient_norm, expected.norm, expected.norm * 1e-6);
       }
       // Four steps of a few roundings of values below 8; where a moment is near 0 the update is a quotient of
       // two rounded small numbers, of size learning rate.
@@ -95,7 +95,8 @@ TEST(Optimizer, ClipsTheNormOfTheWholeGradient) {
   test::spawn(2, [&](Context& context, Communicator& communicator) {
     Optimizer optimizer(context, table, DType::f32, {.weight_decay = 0, .clip = 0.5});
     for (const ParameterInfo& info : table.infos()) fill(part_of(optimizer.gradients(), info), 5, 3);
-    const double norm = optimizer.step(communicator, 1, 0.1).gradient_norm;
+    communicator.all_reduce_sum(optimizer.gradients());
+    const double norm = optimizer.step(1, 0.1).gradient_norm;
     EXPECT_GT(norm, 100);
     // After the first step the first moment is (1 - beta1) times the clipped gradient.
     double moment = 0;
@@ -106,10 +107,10 @@ TEST(Optimizer, ClipsTheNormOfTheWholeGradient) {
 
 TEST(Optimizer, DecaysMatricesAlone) {
   const ParameterTable table(small_config());
-  test::spawn(1, [&](Context& context, Communicator& communicator) {
+  test::spawn(1, [&](Context& context, Communicator&) {
     Optimizer optimizer(context, table, DType::f32, {.weight_decay = 0.5f});
     std::fill(optimizer.parameters().begin(), optimizer.parameters().end(), 2.0f);
-    optimizer.step(communicator, 1, 0.1);  // no gradient
+    optimizer.step(1, 0.1);  // no gradient
     for (const ParameterInfo& info : table.infos()) {
       const bool norm = info.name.find("norm") != std::string::npos;
       for (const float value : part_of(optimizer.parameters(), info))
@@ -120,7 +121,7 @@ TEST(Optimizer, DecaysMatricesAlone) {
 
 TEST(Optimizer, ComputeWeightsFollowTheMasterWeights) {
   const ParameterTable table(small_config());
-  test::spawn(1, [&](Context& context, Communicator& communicator) {
+  test::spawn(1, [&](Context& context, Communicator&) {
     Optimizer optimizer(context, table, DType::bf16, {});
     const auto check = [&] {
       const auto* weights = static_cast<const bfloat16*>(optimizer.compute_weights());
@@ -131,7 +132,7 @@ TEST(Optimizer, ComputeWeightsFollowTheMasterWeights) {
     optimizer.parameters_changed();
     check();
     fill(optimizer.gradients(), 1, 1);
-    optimizer.step(communicator, 1, 0.1);
+    optimizer.step(1, 0.1);
     check();
     EXPECT_GT(context.ledger.current(Entry::compute_weights), 0);
   });
@@ -149,12 +150,13 @@ TEST(Optimizer, NamesStepAndParameterOfAGradientThatIsNotFinite) {
         part_of(optimizer.gradients(), bad)[5] = value;
         optimizer.gradients()[0] = value;  // the embedding comes last in backward
       }
-      RONDO_EXPECT_ERROR(ArgumentError, optimizer.step(communicator, 42, 0.1), "finite gradient at step 42",
+      communicator.all_reduce_sum(optimizer.gradients());
+      RONDO_EXPECT_ERROR(ArgumentError, optimizer.step(42, 0.1), "finite gradient at step 42",
                          "first in model.layers.1.mlp.up_proj.weight");
       EXPECT_EQ(doubles(optimizer.parameters()), before);
       for (const float m : optimizer.first_moment()) ASSERT_EQ(m, 0);
       optimizer.clear_gradients();
-      EXPECT_EQ(optimizer.step(communicator, 1, 0.1).gradient_norm, 0);
+      EXPECT_EQ(optimizer.step(1, 0.1).gradient_norm, 0);
     });
   }
 }
