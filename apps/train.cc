@@ -103,10 +103,11 @@ TrainingResult train_watched(const TrainPlan& plan, TrainWatch& watch) {
   } catch (const std::exception& error) {
     watch.finish();
     if (watch.steps() == 0) throw;
-    const fs::path& saved = watch.checkpoint();
+    // What is there, not what this process was told: the failure may have come right after the last one.
+    const std::vector<fs::path> saved = list_checkpoints(plan.run.out);
     throw RunFailure(std::string(error.what()) + (saved.empty()
                                                       ? "; no checkpoint was written yet"
-                                                      : "; the last checkpoint is " + saved.string()));
+                                                      : "; the last checkpoint is " + saved.back().string()));
   }
 }
 

@@ -163,9 +163,10 @@ TEST_P(Failures, WakeEverybodyAndAreRethrown) {
       const auto run = [&] {
         spawn(devices, [&](Context&, Communicator& comm) {
           const int own = comm.device(), next = (own + 1) % devices, previous = (own + devices - 1) % devices;
-          dawdle(static_cast<std::uint64_t>(own), static_cast<std::uint64_t>(devices));
           std::vector<float> out(100), in(100);
           try {
+            comm.barrier();  // a process that had not begun would not begin any more
+            dawdle(static_cast<std::uint64_t>(own), static_cast<std::uint64_t>(devices));
             const auto sent = comm.send(next, 1, tensor_of(out));
             if (own == failing) throw std::domain_error("the lamp went out");
             const auto received = comm.receive(previous, 1, tensor_of(in));
