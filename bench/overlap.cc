@@ -9,6 +9,7 @@
 #include "rondo/core/error.h"
 #include "rondo/core/random.h"
 #include "rondo/kernels/peak.h"
+#include "rondo/plan/overlap.h"
 
 namespace rondo::bench {
 
@@ -108,15 +109,17 @@ Seen run(const AttentionCase& what, Pass pass, Mode mode) {
   return seen;
 }
 
-/// Tokens per device that the exchange needs to hide behind computation at these rates: a step of c queries
-/// and c keys takes 4 c^2 D FLOPs per query head forward, 10 c^2 D backward; its hop 2 c D elements per
-/// key/value head, and in backward as many in float32. A causal mask leaves half of the work.
-double needed_tokens(const AttentionCase& what, Pass pass, double flops, double bytes) {
-  const double e = static_cast<double>(size_of(what.dtype));
-  const double group = static_cast<double>(what.heads) / static_cast<double>(what.kv_heads);
-  const double share = what.mask.causal ? 0.5 : 1.0;
-  return pass == Pass::forward ? flops * e / (2 * group * share * bytes)
-                               : flops * (e + 4) / (5 * group * share * bytes);
+/// What the formula asks for at the rates that were measured.
+double needed_tokens(const AttentionCase& what, Pass pass, double pairs_per_second, double bytes_per_second) {
+  const double products = pass == Pass::forward ? 4 : 10;
+  const HopModel hop{.flops = pairs_per_second * static_cast<double>(what.heads * what.head_dim) * products,
+                     .bytes_per_second = bytes_per_second,
+                     .heads = what.heads,
+                     .kv_heads = what.kv_heads,
+                     .head_dim = what.head_dim,
+                     .dtype = what.dtype,
+                     .causal = what.mask.causal};
+  return pass == Pass::forward ? tokens_to_hide_forward(hop) : tokens_to_hide_backward(hop);
 }
 
 }  // namespace
@@ -141,10 +144,6 @@ Row bench_overlap(const AttentionCase& what, Pass pass, const MeasureOptions& op
     seen = with;
   }
   const double computing = median(compute), exchanging = median(plain) - computing;
-  const double work =
-      static_cast<double>(seen.device_pairs * what.heads * what.head_dim) * (pass == Pass::forward ? 4 : 10);
-  const double bytes = static_cast<double>(seen.received) / exchanging;
-  const double needed = needed_tokens(what, pass, work / computing, bytes);
   const double tokens = static_cast<double>(what.ctx) / devices;
   Row row{.bench = "overlap",
           .pass = name_of(pass),
@@ -162,15 +161,23 @@ Row bench_overlap(const AttentionCase& what, Pass pass, const MeasureOptions& op
           .seconds_min = least(overlap),
           .runs = options.runs,
           .max_rel_error = 0.0};
+  // An exchange that takes no time to speak of may measure as less than none: then nothing follows from it.
+  Value needed, share, hidden, rate;
+  if (exchanging > 0) {
+    const double bytes = static_cast<double>(seen.received) / exchanging;
+    const double asked = needed_tokens(what, pass, static_cast<double>(seen.device_pairs) / computing, bytes);
+    needed = asked, share = tokens / asked, rate = bytes / 1e9;
+    hidden = (median(plain) - median(overlap)) / exchanging;
+  }
   row.more = {{"tokens_device", tokens},
               {"needed_tokens", needed},
-              {"tokens_share", tokens / needed, 3},
+              {"tokens_share", share, 3},
               {"seconds_no_overlap", median(plain)},
               {"seconds_compute", computing},
               {"seconds_exchange", exchanging},
               {"seconds_exchange_alone", median(alone)},
-              {"hidden", (median(plain) - median(overlap)) / exchanging, 3},
-              {"gbytes_per_second", bytes / 1e9, 3}};
+              {"hidden", hidden, 3},
+              {"gbytes_per_second", rate, 3}};
   return row;
 }
 
