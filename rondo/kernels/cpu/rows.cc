@@ -25,7 +25,7 @@ const RowKernels& row_kernels();
 }
 #endif
 
-const RowKernels& row_kernels(Isa isa) {
+const RowKernels& row_kernels([[maybe_unused]] Isa isa) {
 #ifdef RONDO_TIER_AVX512_BF16
   if (isa >= Isa::avx512_bf16) return avx512_bf16::row_kernels();
 #endif
