@@ -74,9 +74,10 @@ class Process {
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
+    // Of two values of one name programs see the first.
     std::vector<std::string> variables;
-    for (char** variable = environ; *variable != nullptr; ++variable) variables.emplace_back(*variable);
     for (const auto& [name, value] : environment) variables.push_back(name + "=" + value);
+    for (char** variable = environ; *variable != nullptr; ++variable) variables.emplace_back(*variable);
     std::vector<char*> envp;
     for (std::string& variable : variables) envp.push_back(variable.data());
     envp.push_back(nullptr);
