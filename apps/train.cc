@@ -75,23 +75,30 @@ double peak_flops(const TrainPlan& plan) {
   return peak * ring.devices_in_all() / (here * ring.devices);
 }
 
+const char* divided_words(Shard shard) {
+  return shard == Shard::none        ? ""
+         : shard == Shard::optimizer ? ", optimizer divided over all devices"
+                                     : ", parameters, gradients and optimizer divided over all devices";
+}
+
 void say_what_begins(const TrainPlan& plan, double peak) {
   const TrainingRun& run = plan.run;
   const RingOptions& ring = run.execution.ring;
-  const int devices = ring.devices_in_all();
+  const int replicas = run.execution.replicas, devices = ring.devices_in_all() / replicas;
   if (!plan.note.empty()) std::fputs(plan.note.c_str(), stderr);
   const std::string lines = fmt::format(
       "model    {}\ncontext  {} tokens, {} per device, {} sequences a step\n"
-      "ring     {} devices{} of {} threads ({}), {}, exchange {}, remat {}, {}\n"
+      "ring     {}{} devices{} of {} threads ({}), {}, exchange {}, remat {}, {}{}\n"
       "text     {} bytes in {} files to train on, {} bytes held out\n"
       "machine  {}FLOP/s at most (measured), {} CPUs\nrun      {}{}\n",
       describe(run.config, ParameterTable(run.config).parameters()), run.recipe.context,
-      (run.recipe.context + devices - 1) / devices, run.recipe.sequences_per_step, devices,
+      (run.recipe.context + devices - 1) / devices, run.recipe.sequences_per_step,
+      replicas > 1 ? fmt::format("{} rings of ", replicas) : "", devices,
       ring.processes ? fmt::format(" in {} processes", ring.processes->size()) : "", ring.threads,
       name_of(ring.isa), name_of(run.execution.layout), name_of(run.execution.exchange),
-      name_of(run.execution.remat), name_of(run.recipe.dtype), run.corpus->bytes(), run.corpus->documents(),
-      run.held_out != nullptr ? run.held_out->bytes() : 0, format_rate(peak),
-      std::thread::hardware_concurrency(), run.out.string(),
+      name_of(run.execution.remat), name_of(run.recipe.dtype), divided_words(run.execution.shard),
+      run.corpus->bytes(), run.corpus->documents(), run.held_out != nullptr ? run.held_out->bytes() : 0,
+      format_rate(peak), std::thread::hardware_concurrency(), run.out.string(),
       run.resume_from ? fmt::format(", resumed after step {}", plan.first_step) : "");
   std::fputs(lines.c_str(), stderr);
 }

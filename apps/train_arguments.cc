@@ -143,6 +143,18 @@ void add_run(CLI::App& command, TrainArguments& a) {
       ->group(kGroup);
 }
 
+void add_division(CLI::App& command, TrainArguments& a) {
+  constexpr const char* kGroup = "Ring";
+  add(command, "--shard", a.shard,
+      "Divided over the devices: nothing, the optimizer's state, or parameters and gradients too")
+      ->check(one_of({"none", "optimizer", "parameters"}))
+      ->group(kGroup);
+  add(command, "--data-parallel", a.replicas,
+      "Rings that the devices form, each with sequences of its own; divides the devices and --batch")
+      ->check(between(1, 1 << 20))
+      ->group(kGroup);
+}
+
 }  // namespace
 
 void add_train_options(CLI::App& command, TrainArguments& arguments) {
@@ -151,6 +163,7 @@ void add_train_options(CLI::App& command, TrainArguments& arguments) {
   add_recipe(command, arguments);
   add_run(command, arguments);
   arguments.ring.add_to(command);
+  add_division(command, arguments);
 }
 
 const std::vector<std::string>& model_options() {

@@ -17,7 +17,7 @@ struct TrainArguments {
   std::vector<std::string> data, valid;
   std::string out = "run", resume, config, from, config_file;
   TrainingRecipe recipe;
-  std::string dtype = "f32", schedule = "cosine", remat = "attention";
+  std::string dtype = "f32", schedule = "cosine", remat = "attention", shard = "none";
   ModelConfig model{.width = 256, .layers = 6, .q_heads = 8, .kv_heads = 2};  ///< ffn, head_dim 0: derived
   std::int64_t block_tokens = 512;
   std::int64_t stop_after = 0, evaluate_every = 100, evaluation_windows = 4, save_every = 100;
@@ -26,6 +26,7 @@ struct TrainArguments {
   bool bigram = false;
   std::int64_t sample_tokens = 0;
   RingArguments ring;
+  int replicas = 1;
 };
 
 void add_train_options(CLI::App& command, TrainArguments& arguments);

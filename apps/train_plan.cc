@@ -230,6 +230,16 @@ void plan_resumed_run(const CLI::App& command, const TrainArguments& arguments, 
   run.held_out_paths = arguments.valid.empty() ? state.held_out : absolute(arguments.valid);
 }
 
+void check_replicas(const TrainingRun& run) {
+  const int replicas = run.execution.replicas, devices = run.execution.ring.devices_in_all();
+  check_argument(devices % replicas == 0, kOperation,
+                 "expected --data-parallel that divides the {} devices in all, got {}", devices, replicas);
+  check_argument(run.recipe.sequences_per_step % replicas == 0, kOperation,
+                 "expected --batch of a multiple of {}, so that each of --data-parallel's rings has as many "
+                 "sequences, got {}",
+                 replicas, run.recipe.sequences_per_step);
+}
+
 }  // namespace
 
 TrainPlan make_train_plan(const CLI::App& command, const TrainArguments& arguments) {
@@ -239,10 +249,13 @@ TrainPlan make_train_plan(const CLI::App& command, const TrainArguments& argumen
                    .layout = arguments.ring.layout(),
                    .remat = parse_remat(arguments.remat),
                    .exchange = arguments.ring.exchange(),
-                   .block_tokens = arguments.block_tokens};
+                   .block_tokens = arguments.block_tokens,
+                   .shard = parse_shard(arguments.shard),
+                   .replicas = arguments.replicas};
   run.out = arguments.out;
   given(command, "--resume") ? plan_resumed_run(command, arguments, plan)
                              : plan_new_run(command, arguments, plan);
+  check_replicas(run);
   open_texts(plan);
   run.evaluate_every = arguments.evaluate_every;
   run.evaluation_windows = arguments.evaluation_windows;

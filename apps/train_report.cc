@@ -75,14 +75,16 @@ void add_speed(Facts& facts, const std::vector<nlohmann::json>& lines) {
 Facts facts_of(const TrainPlan& plan, const TrainSummary& summary, const std::vector<nlohmann::json>& lines) {
   const TrainingRun& run = plan.run;
   const RingOptions& ring = run.execution.ring;
-  const int devices = ring.devices_in_all();
+  const int replicas = run.execution.replicas, devices = ring.devices_in_all() / replicas;
   Facts facts = {
       {"model", describe(run.config, ParameterTable(run.config).parameters())},
       {"context", fmt::format("{} tokens, {} per device", run.recipe.context,
                               (run.recipe.context + devices - 1) / devices)},
-      {"ring", fmt::format("{} devices of {} threads, {}, exchange {}", devices, ring.threads,
+      {"ring", fmt::format("{}{} devices of {} threads, {}, exchange {}",
+                           replicas > 1 ? fmt::format("{} rings of ", replicas) : "", devices, ring.threads,
                            name_of(run.execution.layout), name_of(run.execution.exchange))},
-      {"storage", fmt::format("{}, remat {}", name_of(run.recipe.dtype), name_of(run.execution.remat))},
+      {"storage", fmt::format("{}, remat {}, divided: {}", name_of(run.recipe.dtype),
+                              name_of(run.execution.remat), name_of(run.execution.shard))},
       {"steps", fmt::format("{} of {}{}", summary.result.steps_done, run.recipe.learning_rate.total_steps,
                             summary.result.stopped ? ", stopped" : "")},
       {"training text", fmt::format("{} bytes in {} files", run.corpus->bytes(), run.corpus->documents())},

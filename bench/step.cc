@@ -120,10 +120,10 @@ reference::LlamaConfig reference_config(const ModelConfig& model) {
 }
 
 double StepWork::error_of_first_step() {
-  Optimizer& optimizer = trainers_.front()->optimizer();
+  Trainer& trainer = *trainers_.front();
   reference::Parameters parameters;
   for (const ParameterInfo& info : table().infos())
-    parameters[info.name] = reference::rounded(values_of(info, optimizer.parameters()), what_.dtype);
+    parameters[info.name] = reference::rounded(values_of(info, trainer.weights().flat()), what_.dtype);
   run(1);
   const auto config = reference_config(what_.model);
   const double tokens = static_cast<double>(what_.ctx);
@@ -132,7 +132,7 @@ double StepWork::error_of_first_step() {
   Comparison of_loss, of_gradients;
   of_loss.add({loss_}, {loss});
   for (const ParameterInfo& info : table().infos())
-    of_gradients.add(values_of(info, optimizer.gradients()), expected.at(info.name));
+    of_gradients.add(values_of(info, trainer.gradients().flat()), expected.at(info.name));
   return std::max(of_loss.relative(), of_gradients.relative());
 }
 

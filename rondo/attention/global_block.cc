@@ -59,7 +59,7 @@ ConstKeyValues GlobalBlock::gather(const ConstKeyValues& own) {
   Stream& stream = context_->stream;
   const std::int64_t row_bytes = shape_.heads * (shape_.qk_dim + shape_.v_dim) * size_of(shape_.dtype);
   const KeyValues sent = pair_in(sent_, shape_, shape_.dtype, 0, most_owned_);
-  const auto& mine = owned_[static_cast<std::size_t>(context_->device)];
+  const auto& mine = owned_[static_cast<std::size_t>(communicator_->device())];
   for (std::size_t n = 0; n < mine.size(); ++n)
     copy_row(stream, own, mine[n].local, sent, static_cast<std::int64_t>(n));
   const auto part = static_cast<std::size_t>(most_owned_ * row_bytes);
@@ -87,7 +87,7 @@ void GlobalBlock::reduce_into(const KeyValues& own) {
   const std::int64_t elements = tokens_ * shape_.heads * (shape_.qk_dim + shape_.v_dim);
   communicator_->all_reduce_sum(std::span<float>(gradients_.as<float>(), static_cast<std::size_t>(elements)));
   const KeyValues sum = pair_in(gradients_, shape_, DType::f32, 0, tokens_);
-  for (const Schedule::Owned& mine : owned_[static_cast<std::size_t>(context_->device)]) {
+  for (const Schedule::Owned& mine : owned_[static_cast<std::size_t>(communicator_->device())]) {
     const Range from{mine.index, mine.index + 1}, to{mine.local, mine.local + 1};
     kernels::add(context_->stream, sum.k_SGD.slice(from), own.k_SGD.slice(to));
     kernels::add(context_->stream, sum.v_SGE.slice(from), own.v_SGE.slice(to));

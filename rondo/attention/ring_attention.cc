@@ -31,7 +31,7 @@ void RingAttention::prepare(const SequencePlan& plan, const Mask& mask) {
   check_argument(plan.devices == communicator_->devices(), "ring attention",
                  "expected a plan for the ring's {} devices, got one for {}", communicator_->devices(),
                  plan.devices);
-  schedule_ = make_schedule(plan, mask, context_->device);
+  schedule_ = make_schedule(plan, mask, communicator_->device());
   shard_tokens_.clear();
   for (int device = 0; device < plan.devices; ++device) shard_tokens_.push_back(shard_tokens(plan, device));
   max_shard_tokens_ = *std::max_element(shard_tokens_.begin(), shard_tokens_.end());

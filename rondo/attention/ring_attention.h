@@ -30,7 +30,7 @@ class RingAttention {
   /// For measurements: until the next prepare() everything travels as planned and nothing is computed on it.
   void forget_tiles();
   const Schedule& schedule() const { return schedule_; }
-  std::int64_t tokens() const { return shard_tokens_[static_cast<std::size_t>(context_->device)]; }
+  std::int64_t tokens() const { return shard_tokens_[static_cast<std::size_t>(communicator_->device())]; }
   /// Tokens of the largest shard: what `lent` and `spare` memory must hold.
   std::int64_t max_shard_tokens() const { return max_shard_tokens_; }
 

@@ -18,6 +18,8 @@ const char* name_of(Entry entry) {
       return "packed weights";
     case Entry::gradients:
       return "gradients";
+    case Entry::gradient_exchange:
+      return "gradient exchange";
     case Entry::optimizer:
       return "optimizer";
     case Entry::layer_inputs:

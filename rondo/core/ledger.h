@@ -11,9 +11,10 @@ namespace rondo {
 /// What memory is for. One line each in reports and in `rondo plan`.
 enum class Entry : std::uint8_t {
   parameters,          ///< master weights
-  compute_weights,     ///< weights in the storage type of the activations, where that differs
+  compute_weights,     ///< weights as passes read them, where those are not the master weights themselves
   packed_weights,      ///< of the layer at work, in the form that products read
   gradients,           ///< of the parameters, float32
+  gradient_exchange,   ///< gradients on their way into sums over the devices
   optimizer,           ///< AdamW's moments, float32
   layer_inputs,        ///< each layer's input, kept from forward to backward
   kept,                ///< what --remat keeps beyond layer inputs

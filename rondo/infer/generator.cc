@@ -84,7 +84,8 @@ std::span<const float> Generator::prefill(std::span<const std::int32_t> prompt) 
 
 void Generator::decode_layer(std::int64_t layer, const Tensor& x_1C, bool owns) {
   const DType dtype = options_.model.dtype;
-  const LayerPass pass{*context_, *config_, scratch_, layer_view(*table_, weights_, dtype, layer), {}};
+  const LayerPass pass{
+      *context_, *config_, scratch_, layer_view(*table_, Placed<const void*>{weights_}, dtype, layer), {}};
   const kernels::Rotary rotary{.cos_TP = cos_.data(), .sin_TP = sin_.data(), .pairs = config_->head_dim / 2};
   const Projections qkv{q_.tensor(dtype, 1, config_->q_heads, config_->head_dim),
                         k_.tensor(dtype, 1, config_->kv_heads, config_->head_dim),

@@ -19,24 +19,26 @@ constexpr std::int64_t padded(std::int64_t elements) {
 }
 
 template <class Pointer>
-BasicTensor<Pointer> view_of(const ParameterInfo& info, Pointer flat, DType dtype) {
+BasicTensor<Pointer> view_of(const ParameterInfo& info, Placed<Pointer> elements, DType dtype) {
   using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char, char>;
-  return view(static_cast<Pointer>(static_cast<Byte*>(flat) + info.offset * size_of(dtype)), dtype, info.rows,
-              1, info.columns);
+  const std::int64_t before = (info.offset - elements.origin) * size_of(dtype);
+  return view(static_cast<Pointer>(static_cast<Byte*>(elements.data) + before), dtype, info.rows, 1,
+              info.columns);
 }
 
 template <class Pointer>
-LayerParameters<BasicTensor<Pointer>> layer_of(const ParameterTable& table, Pointer flat, DType dtype,
-                                               std::int64_t layer) {
+LayerParameters<BasicTensor<Pointer>> layer_of(const ParameterTable& table, Placed<Pointer> elements,
+                                               DType dtype, std::int64_t layer) {
   const std::span<const ParameterInfo> infos = table.layer(layer);
-  const auto at = [&](std::size_t i) { return view_of(infos[i], flat, dtype); };
+  const auto at = [&](std::size_t i) { return view_of(infos[i], elements, dtype); };
   return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8)};
 }
 
 template <class Pointer>
 OuterParameters<BasicTensor<Pointer>> outer_of(const ParameterTable& table, Pointer flat, DType dtype) {
-  return {view_of(table.embedding(), flat, dtype), view_of(table.final_norm(), flat, dtype),
-          view_of(table.lm_head(), flat, dtype)};
+  const Placed<Pointer> all{flat};
+  return {view_of(table.embedding(), all, dtype), view_of(table.final_norm(), all, dtype),
+          view_of(table.lm_head(), all, dtype)};
 }
 
 /// Four normal numbers of deviation 1 from one Philox block (Box, Muller 1958), in double.
@@ -56,28 +58,13 @@ std::array<double, 4> normals(std::uint64_t block, PhiloxKey key) {
 
 constexpr std::int64_t kChunk = 1 << 16;  // elements of a task; a multiple of 4
 
-/// A run of at most kChunk elements of one parameter.
-struct Chunk {
-  std::size_t parameter = 0;
-  Range elements;
-};
-
-std::vector<Chunk> chunks_of(const ParameterTable& table) {
-  std::vector<Chunk> chunks;
-  for (std::size_t p = 0; p < table.infos().size(); ++p) {
-    const std::int64_t elements = table.infos()[p].elements();
-    for (std::int64_t begin = 0; begin < elements; begin += kChunk)
-      chunks.push_back({p, {begin, std::min(begin + kChunk, elements)}});
-  }
-  return chunks;
-}
-
+/// out[0] is element elements.begin, a multiple of 4.
 void fill_normal(Range elements, double deviation, PhiloxKey key, float* out) {
   for (std::int64_t begin = elements.begin; begin < elements.end; begin += 4) {
     const std::array<double, 4> numbers = normals(static_cast<std::uint64_t>(begin / 4), key);
     const std::int64_t end = std::min(begin + 4, elements.end);
     for (std::int64_t i = begin; i < end; ++i)
-      out[i] = static_cast<float>(deviation * numbers[static_cast<std::size_t>(i - begin)]);
+      out[i - elements.begin] = static_cast<float>(deviation * numbers[static_cast<std::size_t>(i - begin)]);
   }
 }
 
@@ -174,18 +161,19 @@ std::vector<Range> parameter_groups(const ParameterTable& table, int groups) {
   return result;
 }
 
-Tensor parameter_view(const ParameterInfo& info, void* flat, DType dtype) {
-  return view_of(info, flat, dtype);
+Tensor parameter_view(const ParameterInfo& info, Placed<void*> elements, DType dtype) {
+  return view_of(info, elements, dtype);
 }
-ConstTensor parameter_view(const ParameterInfo& info, const void* flat, DType dtype) {
-  return view_of(info, flat, dtype);
+ConstTensor parameter_view(const ParameterInfo& info, Placed<const void*> elements, DType dtype) {
+  return view_of(info, elements, dtype);
 }
-LayerParameters<Tensor> layer_view(const ParameterTable& table, void* flat, DType dtype, std::int64_t layer) {
-  return layer_of(table, flat, dtype, layer);
+LayerParameters<Tensor> layer_view(const ParameterTable& table, Placed<void*> elements, DType dtype,
+                                   std::int64_t layer) {
+  return layer_of(table, elements, dtype, layer);
 }
-LayerParameters<ConstTensor> layer_view(const ParameterTable& table, const void* flat, DType dtype,
-                                        std::int64_t layer) {
-  return layer_of(table, flat, dtype, layer);
+LayerParameters<ConstTensor> layer_view(const ParameterTable& table, Placed<const void*> elements,
+                                        DType dtype, std::int64_t layer) {
+  return layer_of(table, elements, dtype, layer);
 }
 OuterParameters<Tensor> outer_view(const ParameterTable& table, void* flat, DType dtype) {
   return outer_of(table, flat, dtype);
@@ -198,24 +186,36 @@ void initialise(const ParameterTable& table, const ModelConfig& config, std::uin
                 std::span<float> flat, ThreadPool* pool) {
   check_argument(static_cast<std::int64_t>(flat.size()) == table.total(), "initialise",
                  "expected {} elements, got {}", table.total(), flat.size());
-  const std::vector<Chunk> chunks = chunks_of(table);
-  const double residual_scale = 1 / std::sqrt(2.0 * static_cast<double>(config.layers));
+  const std::int64_t chunks = (table.total() + kChunk - 1) / kChunk;
   const auto fill = [&](std::int64_t index, int) {
-    const Chunk& chunk = chunks[static_cast<std::size_t>(index)];
-    const ParameterInfo& info = table.infos()[chunk.parameter];
-    float* out = flat.data() + info.offset;
-    if (chunk.elements.end == info.elements())
-      std::fill(out + info.elements(), out + padded(info.elements()), 0.0f);
+    const Range chunk{index * kChunk, std::min((index + 1) * kChunk, table.total())};
+    initialise_part(
+        table, config, seed, chunk,
+        flat.subspan(static_cast<std::size_t>(chunk.begin), static_cast<std::size_t>(chunk.size())));
+  };
+  if (pool != nullptr) return pool->run(chunks, fill);
+  for (std::int64_t i = 0; i < chunks; ++i) fill(i, 0);
+}
+
+void initialise_part(const ParameterTable& table, const ModelConfig& config, std::uint64_t seed,
+                     const Range& elements, std::span<float> out) {
+  RONDO_ASSERT(static_cast<std::int64_t>(out.size()) == elements.size());
+  RONDO_ASSERT(elements.begin % ParameterTable::kAlignment == 0);
+  const double residual_scale = 1 / std::sqrt(2.0 * static_cast<double>(config.layers));
+  std::fill(out.begin(), out.end(), 0.0f);  // the padding
+  for (std::size_t p = 0; p < table.infos().size(); ++p) {
+    const ParameterInfo& info = table.infos()[p];
+    const Range own{std::max(elements.begin, info.offset) - info.offset,
+                    std::min(elements.end, info.offset + info.elements()) - info.offset};
+    if (own.begin >= own.end) continue;
+    float* at = out.data() + (info.offset + own.begin - elements.begin);
     if (info.is_norm()) {
-      std::fill(out + chunk.elements.begin, out + chunk.elements.end, 1.0f);
+      std::fill_n(at, own.size(), 1.0f);
     } else {
       const double deviation = config.initializer_range * (writes_residual(info) ? residual_scale : 1.0);
-      fill_normal(chunk.elements, deviation, philox_key(seed, chunk.parameter), out);
+      fill_normal(own, deviation, philox_key(seed, p), at);
     }
-  };
-  const auto tasks = static_cast<std::int64_t>(chunks.size());
-  if (pool != nullptr) return pool->run(tasks, fill);
-  for (std::int64_t i = 0; i < tasks; ++i) fill(i, 0);
+  }
 }
 
 ModelFlops model_flops(const ModelConfig& config) {

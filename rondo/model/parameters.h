@@ -12,6 +12,7 @@
 #include "rondo/core/tensor.h"
 #include "rondo/core/thread_pool.h"
 #include "rondo/model/config.h"
+#include "rondo/model/weights.h"
 
 namespace rondo {
 
@@ -92,12 +93,13 @@ Range owned_part(const Range& bucket, int devices, int device);
 std::vector<Range> parameter_groups(const ParameterTable& table, int groups);
 
 /// Views of one parameter, of a layer's, of the others, in a flat buffer of table.total() elements of
-/// `dtype`.
-Tensor parameter_view(const ParameterInfo& info, void* flat, DType dtype);
-ConstTensor parameter_view(const ParameterInfo& info, const void* flat, DType dtype);
-LayerParameters<Tensor> layer_view(const ParameterTable& table, void* flat, DType dtype, std::int64_t layer);
-LayerParameters<ConstTensor> layer_view(const ParameterTable& table, const void* flat, DType dtype,
-                                        std::int64_t layer);
+/// `dtype`, or in as much of it as is there.
+Tensor parameter_view(const ParameterInfo& info, Placed<void*> elements, DType dtype);
+ConstTensor parameter_view(const ParameterInfo& info, Placed<const void*> elements, DType dtype);
+LayerParameters<Tensor> layer_view(const ParameterTable& table, Placed<void*> elements, DType dtype,
+                                   std::int64_t layer);
+LayerParameters<ConstTensor> layer_view(const ParameterTable& table, Placed<const void*> elements,
+                                        DType dtype, std::int64_t layer);
 OuterParameters<Tensor> outer_view(const ParameterTable& table, void* flat, DType dtype);
 OuterParameters<ConstTensor> outer_view(const ParameterTable& table, const void* flat, DType dtype);
 
@@ -107,6 +109,10 @@ OuterParameters<ConstTensor> outer_view(const ParameterTable& table, const void*
 /// the element alone; with a pool its threads share the work and the numbers stay the same.
 void initialise(const ParameterTable& table, const ModelConfig& config, std::uint64_t seed,
                 std::span<float> flat, ThreadPool* pool = nullptr);
+/// The same for some elements of the flat buffer: what a device needs that holds only a part. They begin at a
+/// multiple of ParameterTable::kAlignment.
+void initialise_part(const ParameterTable& table, const ModelConfig& config, std::uint64_t seed,
+                     const Range& elements, std::span<float> out);
 
 /// Useful floating-point operations: one multiply-add counts two; norms, rotary and softmax count nothing;
 /// nothing that is recomputed counts.

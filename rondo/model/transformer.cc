@@ -31,6 +31,7 @@ Transformer::Transformer(Context& context, Communicator& communicator, const Mod
       communicator_(&communicator),
       config_(&config),
       table_(&table),
+      buckets_(table.buckets()),
       options_(options),
       scratch_(context, config, options.dtype, options.block_tokens),
       packed_(context),
@@ -49,7 +50,7 @@ Transformer::~Transformer() = default;
 void Transformer::prepare(const SequencePlan& plan, bool training) {
   ring_.prepare(plan, mask_of(*config_));
   activations_->resize(ring_.tokens(), ring_.max_shard_tokens(), training);
-  shard_places(plan, context_->device, activations_->places());
+  shard_places(plan, communicator_->device(), activations_->places());
   if (training) {
     scratch_.reserve_backward();
     head_.reserve_backward();
@@ -75,11 +76,11 @@ std::span<const TokenPlace> Transformer::places() const { return activations_->p
 std::int64_t Transformer::tokens() const { return activations_->tokens(); }
 Transformer::TokenMemory Transformer::token_memory() const { return activations_->token_memory(); }
 
-LayerPass Transformer::pass(const void* weights, float* gradients, std::int64_t layer) {
-  LayerPass pass{*context_, *config_, scratch_, layer_view(*table_, weights, options_.dtype, layer),
-                 {},        &packed_};
-  if (gradients != nullptr) pass.gradients = layer_view(*table_, gradients, DType::f32, layer);
-  return pass;
+LayerPass Transformer::pass(const WeightReader& weights, std::int64_t layer, std::size_t next) {
+  const std::size_t bucket = bucket_of(layer);
+  return {*context_, *config_,
+          scratch_,  layer_view(*table_, weights.get(bucket, buckets_[bucket], next), options_.dtype, layer),
+          {},        &packed_};
 }
 
 kernels::Rotary Transformer::rotary() const {
@@ -101,9 +102,14 @@ kernels::AttentionParams Transformer::attention_params(std::int64_t layer, const
   return params;
 }
 
-LossHead::Weights Transformer::head_weights(const void* weights) const {
-  const OuterParameters<ConstTensor> outer = outer_view(*table_, weights, options_.dtype);
-  return {outer.final_norm, outer.lm_head};
+LossHead::Weights Transformer::head_weights(const WeightReader& weights) const {
+  const std::size_t bucket = head_bucket();
+  const auto of = [&](const ParameterInfo& info, std::size_t place, std::size_t next) {
+    return parameter_view(info, weights.get(place, buckets_[place], next), options_.dtype);
+  };
+  // After the head backward comes to the last layer, and another forward pass to the embedding.
+  const ConstTensor final_norm = of(table_->final_norm(), bucket, table_->tied() ? 0 : bucket - 1);
+  return {final_norm, of(table_->lm_head(), table_->tied() ? 0 : bucket, bucket - 1)};
 }
 
 void Transformer::check_ids(std::span<const std::int32_t> ids) const {
@@ -177,45 +183,55 @@ void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, cons
   project_backward(pass, x, rotary(), gradients, dx);
 }
 
-double Transformer::forward_backward(const Step& step) {
-  check_ids(step.ids);
-  check_ids(step.labels);
-  Stream& stream = context_->stream;
-  const OuterParameters<ConstTensor> outer = outer_view(*table_, step.weights, options_.dtype);
-  const OuterParameters<Tensor> gradients = outer_view(*table_, step.gradients, DType::f32);
-
-  kernels::embedding_forward(stream, step.ids, outer.embedding, activations_->x(0));
+void Transformer::layers_forward(const WeightReader& weights, std::span<const std::int32_t> ids,
+                                 const Step* training, const KeyValueSink* sink) {
+  check_ids(ids);
+  const ConstTensor embedding =
+      parameter_view(table_->embedding(), weights.get(0, buckets_[0], 1), options_.dtype);
+  kernels::embedding_forward(context_->stream, ids, embedding, activations_->x(0));
   for (std::int64_t layer = 0; layer < config_->layers; ++layer)
-    layer_forward(layer, pass(step.weights, nullptr, layer), &step, nullptr);
+    layer_forward(layer, pass(weights, layer, bucket_of(layer) + 1), training, sink);
+}
+
+double Transformer::head_forward_backward(const Step& step) {
+  const std::size_t bucket = head_bucket(), head = table_->tied() ? 0 : bucket;
+  const auto of = [&](const ParameterInfo& info, std::size_t place) {
+    return parameter_view(info, step.gradients.get(place, buckets_[place]), DType::f32);
+  };
   const double loss = head_.forward_backward(
-      {outer.final_norm, outer.lm_head}, {gradients.final_norm, gradients.lm_head},
+      head_weights(step.weights), {of(table_->final_norm(), bucket), of(table_->lm_head(), head)},
       activations_->x(config_->layers),
       {.labels = step.labels, .gradient_scale = step.gradient_scale, .dx_TC = activations_->dx()});
-  const std::vector<Range> buckets = table_->buckets();
-  const auto ready = [&](std::size_t bucket) {
-    if (step.gradients_ready) step.gradients_ready(buckets[bucket]);
-  };
-  ready(buckets.size() - 1);
-  for (std::int64_t layer = config_->layers - 1; layer >= 0; --layer) {
-    layer_backward(layer, pass(step.weights, step.gradients, layer), step);
-    ready(static_cast<std::size_t>(layer) + 1);
-  }
-  kernels::embedding_backward(stream, step.ids, activations_->dx(), gradients.embedding);
-  ready(0);
+  step.gradients.done(bucket);
   return loss;
 }
 
-ConstTensor Transformer::hidden(const void* weights, std::span<const std::int32_t> ids,
+double Transformer::forward_backward(const Step& step) {
+  check_ids(step.labels);
+  layers_forward(step.weights, step.ids, &step, nullptr);
+  const double loss = head_forward_backward(step);
+  for (std::int64_t layer = config_->layers - 1; layer >= 0; --layer) {
+    const std::size_t bucket = bucket_of(layer);
+    // Nothing reads the embedding's weights again: the first layer's hint is itself.
+    LayerPass work = pass(step.weights, layer, std::max<std::size_t>(1, bucket - 1));
+    work.gradients = layer_view(*table_, step.gradients.get(bucket, buckets_[bucket]), DType::f32, layer);
+    layer_backward(layer, work, step);
+    step.gradients.done(bucket);
+  }
+  const Tensor embedding =
+      parameter_view(table_->embedding(), step.gradients.get(0, buckets_[0]), DType::f32);
+  kernels::embedding_backward(context_->stream, step.ids, activations_->dx(), embedding);
+  step.gradients.done(0);
+  return loss;
+}
+
+ConstTensor Transformer::hidden(const WeightReader& weights, std::span<const std::int32_t> ids,
                                 const KeyValueSink& sink) {
-  check_ids(ids);
-  const OuterParameters<ConstTensor> outer = outer_view(*table_, weights, options_.dtype);
-  kernels::embedding_forward(context_->stream, ids, outer.embedding, activations_->x(0));
-  for (std::int64_t layer = 0; layer < config_->layers; ++layer)
-    layer_forward(layer, pass(weights, nullptr, layer), nullptr, sink ? &sink : nullptr);
+  layers_forward(weights, ids, nullptr, sink ? &sink : nullptr);
   return activations_->x(config_->layers);
 }
 
-void Transformer::losses(const void* weights, std::span<const std::int32_t> ids,
+void Transformer::losses(const WeightReader& weights, std::span<const std::int32_t> ids,
                          std::span<const std::int32_t> labels, std::span<float> losses) {
   check_ids(labels);
   const ConstTensor x = hidden(weights, ids, {});

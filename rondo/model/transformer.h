@@ -16,6 +16,7 @@
 #include "rondo/model/layer.h"
 #include "rondo/model/loss_head.h"
 #include "rondo/model/parameters.h"
+#include "rondo/model/weights.h"
 
 namespace rondo {
 
@@ -56,40 +57,47 @@ class Transformer {
   };
   TokenMemory token_memory() const;
   const RingAttention& ring() const { return ring_; }
+  /// Of the ring that its sequences are cut over.
+  int devices() const { return communicator_->devices(); }
 
   struct Step {
-    const void* weights = nullptr;         ///< flat, storage dtype
-    float* gradients = nullptr;            ///< flat, added to
+    WeightReader weights;
+    GradientWriter gradients;
     std::span<const std::int32_t> ids;     ///< [T]
     std::span<const std::int32_t> labels;  ///< [T], each token's successor; kIgnoreLabel where there is none
     float gradient_scale = 1;              ///< 1 / scored tokens of the whole step over all devices
     std::uint64_t dropout_seed = 0, optimizer_step = 0;
-    /// Called when this device adds no more to a bucket of the gradients (ParameterTable::buckets), in the
-    /// order of backward; may be empty.
-    std::function<void(Range)> gradients_ready = {};
   };
   /// Returns the sum of this device's losses in nats and adds the gradients of gradient_scale * (sum over
   /// devices), as far as this device's tokens make them: the caller sums them over the devices.
   double forward_backward(const Step& step);
 
   /// Per-token losses in nats, nothing kept. losses has T entries.
-  void losses(const void* weights, std::span<const std::int32_t> ids, std::span<const std::int32_t> labels,
-              std::span<float> losses);
+  void losses(const WeightReader& weights, std::span<const std::int32_t> ids,
+              std::span<const std::int32_t> labels, std::span<float> losses);
 
   /// Called with each layer's keys (rotated) and values of this device's tokens.
   using KeyValueSink =
       std::function<void(std::int64_t layer, const ConstTensor& k_TGD, const ConstTensor& v_TGD)>;
   /// Forward through the layers; `sink` gets what decoding needs. Returns the last layer's output [T, C],
   /// valid until the next call.
-  ConstTensor hidden(const void* weights, std::span<const std::int32_t> ids, const KeyValueSink& sink);
+  ConstTensor hidden(const WeightReader& weights, std::span<const std::int32_t> ids,
+                     const KeyValueSink& sink);
   LossHead& head() { return head_; }
-  LossHead::Weights head_weights(const void* weights) const;
+  LossHead::Weights head_weights(const WeightReader& weights) const;
 
  private:
   struct Activations;
 
   void fill_rotary();
-  LayerPass pass(const void* weights, float* gradients, std::int64_t layer);
+  /// What the functions of a layer work with; `next` is the bucket that will be needed after it.
+  LayerPass pass(const WeightReader& weights, std::int64_t layer, std::size_t next);
+  /// The embedding of the tokens, then the layers up to the last one's output.
+  void layers_forward(const WeightReader& weights, std::span<const std::int32_t> ids, const Step* training,
+                      const KeyValueSink* sink);
+  double head_forward_backward(const Step& step);
+  std::size_t bucket_of(std::int64_t layer) const { return static_cast<std::size_t>(layer) + 1; }
+  std::size_t head_bucket() const { return buckets_.size() - 1; }
   kernels::AttentionParams attention_params(std::int64_t layer, const Step* training) const;
   kernels::Rotary rotary() const;
   void check_ids(std::span<const std::int32_t> ids) const;
@@ -104,6 +112,7 @@ class Transformer {
   Communicator* communicator_;
   const ModelConfig* config_;
   const ParameterTable* table_;
+  std::vector<Range> buckets_;
   TransformerOptions options_;
   LayerScratch scratch_;
   PackedWeights packed_;

@@ -121,14 +121,14 @@ TrainingState read_training_state(const fs::path& checkpoint) {
   }
 }
 
-void load_training_tensors(const fs::path& checkpoint, const ParameterTable& table,
-                           const TrainingTensors& tensors) {
-  const LoadedModel model = load_model_folder(checkpoint);
-  check_same_shapes(model.table(), table, checkpoint);
-  model.fill(tensors.parameters);
-  const MomentFiles moments(checkpoint / kStateFolder, table);
-  moments.read(Moment::first, {0, table.total()}, tensors.first_moment);
-  moments.read(Moment::second, {0, table.total()}, tensors.second_moment);
+SavedTensors::SavedTensors(const fs::path& checkpoint, const ParameterTable& table)
+    : model_(load_model_folder(checkpoint)),
+      moments_((check_same_shapes(model_.table(), table, checkpoint), checkpoint / kStateFolder), table) {}
+
+void SavedTensors::read(const Range& elements, const TrainingTensors& tensors) const {
+  model_.read(elements, tensors.parameters);
+  moments_.read(Moment::first, elements, tensors.first_moment);
+  moments_.read(Moment::second, elements, tensors.second_moment);
 }
 
 }  // namespace rondo

@@ -14,6 +14,7 @@
 #include "rondo/comm/communicator.h"
 #include "rondo/io/file_system.h"
 #include "rondo/model/config.h"
+#include "rondo/model/hf_folder.h"
 #include "rondo/model/parameters.h"
 #include "rondo/train/checkpoint_files.h"
 #include "rondo/train/recipe.h"
@@ -29,7 +30,7 @@ struct TrainingState {
   std::uint64_t format = kManifestFormat;  ///< of the checkpoint that it was read from
 };
 
-/// Float32 flat buffers of a ParameterTable.
+/// Float32 flat buffers of a ParameterTable, or a part of each.
 struct TrainingTensors {
   std::span<float> parameters, first_moment, second_moment;
 };
@@ -84,9 +85,17 @@ FoundCheckpoint newest_checkpoint(Communicator& communicator, const std::filesys
 void verify_checkpoint(Communicator& communicator, const std::filesystem::path& checkpoint);
 
 TrainingState read_training_state(const std::filesystem::path& checkpoint);
-/// Fills the tensors from a checkpoint of this table, of a ring of any number of devices; IoError naming what
-/// does not fit. Does not verify it.
-void load_training_tensors(const std::filesystem::path& checkpoint, const ParameterTable& table,
-                           const TrainingTensors& tensors);
+/// The tensors of a checkpoint, of a ring of any number of devices. Does not verify it.
+class SavedTensors {
+ public:
+  /// IoError naming what does not fit this table, which outlives it.
+  SavedTensors(const std::filesystem::path& checkpoint, const ParameterTable& table);
+  /// Fills the tensors with some elements of the flat buffers.
+  void read(const Range& elements, const TrainingTensors& tensors) const;
+
+ private:
+  LoadedModel model_;
+  MomentFiles moments_;
+};
 
 }  // namespace rondo

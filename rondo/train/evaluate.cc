@@ -82,7 +82,7 @@ std::int64_t evaluation_windows(std::int64_t tokens, const EvaluationOptions& op
   return options.most_windows > 0 ? std::min(windows, options.most_windows) : windows;
 }
 
-Evaluation evaluate(Communicator& communicator, Transformer& model, const void* weights,
+Evaluation evaluate(Communicator& communicator, Transformer& model, const WeightReader& weights,
                     const TokenSource& source, const EvaluationOptions& options,
                     const std::function<bool(std::int64_t, std::int64_t)>& progress) {
   constexpr const char* op = "evaluate";
@@ -96,14 +96,21 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const void* 
                  "expected skipped tokens and blocks of 0 or more, got {} and {}", options.skipped,
                  options.block_tokens);
   Tally tally(source.tokens, options.block_tokens);
-  std::int64_t prepared = -1, scored_until = 1 + options.skipped, done = 0;
+  std::int64_t prepared = -1, done = 0;
   while (done < windows) {
-    const std::int64_t first = done * stride;
+    // All rings run as many windows, because passes may be collectives of all: one that has none left scores
+    // nothing of the last one.
+    const std::int64_t turn = done + options.replica, window = std::min(turn, windows - 1);
+    const std::int64_t first = window * stride;
     // Inputs are all but the last token read, labels all but the first.
-    const std::int64_t length = std::min(options.context, source.tokens - 1 - first);
+    const auto end = [&](std::int64_t begin) { return std::min(begin + options.context, source.tokens - 1); };
+    const std::int64_t length = end(first) - first;
     if (length != prepared)
-      model.prepare({.tokens = length, .devices = communicator.devices(), .layout = options.layout}, false);
+      model.prepare({.tokens = length, .devices = model.devices(), .layout = options.layout}, false);
     prepared = length;
+    std::int64_t scored_until = 1 + options.skipped;
+    if (window > 0) scored_until = std::max(scored_until, end(first - stride) + 1);
+    if (turn != window) scored_until = source.tokens;
     const std::span<const TokenPlace> places = model.places();
     const auto [ids, labels, losses] = model.token_memory();
     read_shard(source, first, places, ids, labels);
@@ -115,8 +122,7 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const void* 
     for (std::size_t n = 0; n < labels.size(); ++n)
       if (labels[n] != kernels::kIgnoreLabel)
         tally.add(first + places[n].global + 1, places[n].global + 1, losses[n]);
-    scored_until = std::max(scored_until, first + length + 1);
-    ++done;
+    done = std::min(windows, done + options.replicas);
     if (progress && !progress(done, windows)) break;
   }
   Evaluation result = tally.finish(communicator);

@@ -33,6 +33,8 @@ struct EvaluationOptions {
   std::int64_t skipped = 0;       ///< first tokens of the text that are context alone, beside the very first
   std::int64_t block_tokens = 0;  ///< tokens of the text's blocks whose losses are told apart; 0: none are
   Layout layout = Layout::zigzag;
+  int replicas = 1;  ///< rings that share the windows
+  int replica = 0;   ///< this device's ring
 };
 
 /// Losses of the tokens that stood at positions [begin, end) of their window: how many tokens they could look
@@ -56,9 +58,10 @@ struct Evaluation {
   std::vector<TextBlock> by_block;  ///< all blocks of the text in order, also those of no scored token
 };
 
-/// Collective; same result on every device. `progress(done, all)` is called on every device after each window
+/// Collective; same result on every device of `communicator`, to which all replicas belong; the model's ring
+/// is that of one. `progress(done, all)` is called on every device after each window
 /// and returns false to stop early (all devices must agree).
-Evaluation evaluate(Communicator& communicator, Transformer& model, const void* weights,
+Evaluation evaluate(Communicator& communicator, Transformer& model, const WeightReader& weights,
                     const TokenSource& source, const EvaluationOptions& options,
                     const std::function<bool(std::int64_t done, std::int64_t all)>& progress = {});
 

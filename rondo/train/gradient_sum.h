@@ -1,8 +1,10 @@
 #pragma once
-// Sums of the gradients over the ring. Between processes they travel while backward still computes, a bucket
-// (ParameterTable::buckets) at a time: each device sends the others their parts of it, adds up its own part
-// in device order, and sends the sums back. The bits are those of Communicator::all_reduce_sum.
+// Sums of the gradients over the devices, a bucket (ParameterTable::buckets) at a time, which travel while
+// backward still computes: each device sends the others their parts of it, adds up its own part in device
+// order and, unless each keeps its own alone, sends the sum back. The bits are those of
+// Communicator::all_reduce_sum.
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -12,38 +14,58 @@
 
 namespace rondo {
 
+enum class SumsTo {
+  all,   ///< every device
+  owner  ///< the device whose owned_part() it is: half of the traffic
+};
+
 class GradientSum {
  public:
-  /// All three and the gradients, flat as `table` has them, outlive it. Where devices are of several
-  /// processes it allocates what the others' parts of a layer take.
-  GradientSum(Context& context, Communicator& communicator, const ParameterTable& table,
-              std::span<float> gradients);
+  /// All three outlive it. Allocates what the others' parts of a layer take.
+  GradientSum(Context& context, Communicator& communicator, const ParameterTable& table, SumsTo to);
 
-  /// This device's share of these gradients is complete: nobody writes them until finish() has returned.
-  /// Called by all devices in the same order, for each element once at most.
-  void ready(Range elements);
-  /// All gradients are the sums over all devices.
+  struct Bucket {
+    std::size_t number = 0;
+    float* values = nullptr;  ///< the bucket's first element; SumsTo::all: becomes the sum
+    float* own = nullptr;     ///< SumsTo::owner: where this device's part of the sum goes
+    bool adds = false;        ///< to what is there, instead of in its place
+  };
+  /// This device's share of a bucket is complete. Called by all devices in the same order.
+  void ready(const Bucket& bucket);
+  /// The bucket whose parts are still travelling: only its values may not be written yet, nor, with
+  /// SumsTo::all, those of any bucket that ready() was told of before finish().
+  std::optional<std::size_t> under_way() const {
+    return adding_ ? std::optional(piece_.bucket.number) : std::nullopt;
+  }
+  /// Waits for them and makes their sums.
+  void settle() { add_up(); }
+  /// All sums are where they belong.
   void finish();
 
  private:
   enum class Phase { parts, sums };
+  /// A run of each device's owned part: embeddings may be much larger than layers.
+  struct Piece {
+    Bucket bucket;
+    std::int64_t begin = 0;  ///< within each owned part
+  };
 
-  void start(Range elements);
-  /// Ends the gathering of parts under way and sends the sums.
+  void start(const Piece& piece);
+  /// Ends the gathering of parts under way and, for SumsTo::all, sends the sums.
   void add_up();
-  void post(Range elements, Phase phase);
-  std::span<float> of(Range range) const {
-    return gradients_.subspan(static_cast<std::size_t>(range.begin), static_cast<std::size_t>(range.size()));
-  }
+  void post(const Piece& piece, Phase phase);
+  /// Elements of the flat buffer.
+  Range part(const Piece& piece, int device) const;
+  std::span<float> values(const Piece& piece, int device) const;
   float* term(int device) const { return terms_.as<float>() + device * most_owned_; }
 
   Communicator* communicator_;
-  const ParameterTable* table_;
-  std::span<float> gradients_;
-  std::int64_t most_elements_ = 0, most_owned_ = 0;
+  std::vector<Range> buckets_;
+  SumsTo to_;
+  std::int64_t most_owned_ = 0;
   Buffer terms_;
-  Range adding_{};          ///< whose parts are under way
-  std::int64_t ready_ = 0;  ///< elements that ready() was told of
+  bool adding_ = false;
+  Piece piece_;  ///< whose parts are under way
   Tag next_tag_ = 0;
   std::vector<RequestPtr> parts_, sums_;  ///< last members: they end before the memory that they name
 };

@@ -1,13 +1,16 @@
 #pragma once
-// Parameters, their gradients and AdamW with gradient clipping, on one device. Every device holds all of them
-// and, since gradients are summed in device order, ends each step with the same bits.
+// AdamW with gradient clipping, on one device: it updates the part of the weights that the device owns, of
+// which it holds the moments.
 
 #include <cstdint>
 #include <span>
 #include <string>
 
 #include "rondo/core/context.h"
-#include "rondo/model/parameters.h"
+#include "rondo/kernels/kernels.h"
+#include "rondo/train/gradient_store.h"
+#include "rondo/train/moments.h"
+#include "rondo/train/weight_store.h"
 
 namespace rondo {
 
@@ -19,41 +22,36 @@ struct OptimizerOptions {
 
 class Optimizer {
  public:
-  /// Allocates master weights, gradients and moments (float32), and compute weights where `storage` is not
-  /// float32.
-  Optimizer(Context& context, const ParameterTable& table, DType storage, const OptimizerOptions& options);
+  /// All outlive it; the stores are of the same devices and Shard. Allocates the moments (float32) of what
+  /// the device owns.
+  Optimizer(Context& context, Communicator& communicator, const ParameterTable& table, WeightStore& weights,
+            GradientStore& gradients, const OptimizerOptions& options);
 
-  std::span<float> parameters() const { return flat(parameters_); }
-  std::span<float> gradients() const { return flat(gradients_); }
-  std::span<float> first_moment() const { return flat(first_); }
-  std::span<float> second_moment() const { return flat(second_); }
-  /// What forward and backward read, in the storage type.
-  const void* compute_weights() const {
-    return compute_.data() != nullptr ? compute_.data() : parameters_.data();
-  }
-  /// To be called when parameters() was written: renews the compute weights.
-  void parameters_changed();
+  /// This device's part of a bucket, as WeightStore::master.
+  std::span<float> moment(Moment moment, std::size_t bucket);
 
-  void clear_gradients();
   struct StepResult {
     double gradient_norm = 0;  ///< before clipping
   };
-  /// Clips the gradients, which are sums over the ring, and updates. `step` counts from 1. Throws
-  /// ArgumentError on a norm that is not finite, changing nothing: a diverged run stops with its last good
-  /// state.
+  /// Clips the gradients, which are sums over the devices, and updates. `step` counts from 1. Collective: the
+  /// same bits on every device, whatever is divided over them. Throws ArgumentError on all of them on a norm
+  /// that is not finite, changing nothing: a diverged run stops with its last good state.
   StepResult step(std::int64_t step, double learning_rate);
 
  private:
+  double gradient_norm();
   /// The last parameter in forward order whose gradient is not finite: backward comes to it first.
-  std::string first_not_finite() const;
-  std::span<float> flat(const Buffer& buffer) const {
-    return {buffer.as<float>(), static_cast<std::size_t>(table_->total())};
-  }
+  std::string first_not_finite();
+  void update(std::size_t bucket, kernels::AdamW settings);
+
   Context* context_;
+  Communicator* communicator_;
   const ParameterTable* table_;
-  DType storage_;
+  WeightStore* weights_;
+  GradientStore* gradients_;
   OptimizerOptions options_;
-  Buffer parameters_, gradients_, first_, second_, compute_;
+  std::vector<Range> buckets_;
+  Buffer first_, second_;
 };
 
 }  // namespace rondo

@@ -85,7 +85,7 @@ std::string markers(const std::vector<LossPoint>& points, const Scale& x, const 
 
 /// By entry; neighbours in a stack differ in hue as well as in lightness.
 constexpr std::array<std::string_view, static_cast<std::size_t>(Entry::count)> kEntryColours = {
-    "#3d6fb4", "#7fc4e8", "#5b4bb0", "#2f8f4e", "#a8469a", "#d8b93a", "#e0707f",
+    "#3d6fb4", "#7fc4e8", "#5b4bb0", "#2f8f4e", "#9ed36a", "#a8469a", "#d8b93a", "#e0707f",
     "#e07b2a", "#1fa08c", "#8d3b6b", "#c8402f", "#9a9a3a", "#6f7b87", "#b4bcc4"};
 
 struct Unit {

@@ -32,6 +32,18 @@ TransformerOptions transformer_options(const TrainingRecipe& recipe, const Execu
           .block_tokens = execution.block_tokens};
 }
 
+/// Of one device there is nothing to divide.
+Shard shard_of(const Communicator& communicator, const ExecutionOptions& execution) {
+  return communicator.devices() == 1 ? Shard::none : execution.shard;
+}
+
+CommunicatorPart replica_of(Communicator& communicator, int replicas) {
+  check_argument(replicas >= 1 && communicator.devices() % replicas == 0, "train",
+                 "expected replicas that divide the {} devices, got {}", communicator.devices(), replicas);
+  const int devices = communicator.devices() / replicas;
+  return {communicator, communicator.device() / devices * devices, devices};
+}
+
 }  // namespace
 
 TokenSource token_source(const Corpus& corpus) {
@@ -49,37 +61,66 @@ Trainer::Trainer(Context& context, Communicator& communicator, const ModelConfig
       execution_(execution),
       corpus_(&corpus),
       table_(config),
+      buckets_(table_.buckets()),
       flops_(model_flops(config)),
-      optimizer_(context, table_, recipe.dtype, recipe.optimizer),
-      gradient_sum_(context, communicator, table_, optimizer_.gradients()),
-      model_(context, communicator, config, table_, transformer_options(recipe, execution)),
+      part_(replica_of(communicator, execution.replicas)),
+      ring_(execution.replicas == 1 ? communicator : part_),
+      weights_(context, communicator, table_, recipe.dtype, shard_of(communicator, execution)),
+      gradients_(context, communicator, table_, shard_of(communicator, execution)),
+      optimizer_(context, communicator, table_, weights_, gradients_, recipe.optimizer),
+      model_(context, ring_, config, table_, transformer_options(recipe, execution)),
       order_(sequences_in(corpus, recipe.context), recipe.seed) {
-  check_argument(recipe.sequences_per_step >= 1, "train", "expected at least 1 sequence a step, got {}",
-                 recipe.sequences_per_step);
+  check_argument(recipe.sequences_per_step >= 1 && recipe.sequences_per_step % execution.replicas == 0,
+                 "train", "expected a multiple of {} sequences a step, one for each replica, got {}",
+                 execution.replicas, recipe.sequences_per_step);
   check_argument(recipe.context_warmup >= 0 && recipe.context_warmup <= 1, "train",
                  "expected a context warm-up of 0 to 1 of the steps, got {}", recipe.context_warmup);
 }
 
+void Trainer::fill_weights(const std::function<void(std::size_t, const Range&, std::span<float>)>& fill) {
+  weights_.begin_change();
+  for (std::size_t bucket = 0; bucket < buckets_.size(); ++bucket) {
+    fill(bucket, weights_.owned().flat(bucket), weights_.master(bucket));
+    weights_.changed(bucket);
+  }
+  weights_.end_change();
+}
+
 void Trainer::initialise() {
-  rondo::initialise(table_, *config_, recipe_.seed, optimizer_.parameters());
-  optimizer_.parameters_changed();
+  fill_weights([&](std::size_t, const Range& elements, std::span<float> values) {
+    initialise_part(table_, *config_, recipe_.seed, elements, values);
+  });
   step_ = 0;
 }
 
 void Trainer::start_from(const std::filesystem::path& folder) {
-  load_model_folder(folder).fill(optimizer_.parameters());
-  optimizer_.parameters_changed();
+  const LoadedModel model = load_model_folder(folder);
+  fill_weights(
+      [&](std::size_t, const Range& elements, std::span<float> values) { model.read(elements, values); });
   step_ = 0;
 }
 
 void Trainer::resume(const std::filesystem::path& checkpoint, std::int64_t step) {
-  load_training_tensors(checkpoint, table_, tensors());
-  optimizer_.parameters_changed();
+  const SavedTensors saved(checkpoint, table_);
+  fill_weights([&](std::size_t bucket, const Range& elements, std::span<float> values) {
+    saved.read(elements, {.parameters = values,
+                          .first_moment = optimizer_.moment(Moment::first, bucket),
+                          .second_moment = optimizer_.moment(Moment::second, bucket)});
+  });
   step_ = step;
 }
 
-CheckpointSource Trainer::checkpoint_source() const {
-  return rondo::checkpoint_source(table_, tensors(), {communicator_->devices(), communicator_->device()});
+CheckpointSource Trainer::checkpoint_source() {
+  return {.parameters =
+              [this](std::size_t bucket) { return weights_.gather_master(bucket, gradients_.idle(bucket)); },
+          .moments = [this](Moment moment, std::size_t bucket) -> std::span<const float> {
+            const Range part =
+                owned_part(buckets_[bucket], communicator_->devices(), communicator_->device());
+            const Range held = weights_.owned().flat(bucket);  // part, or all of the bucket
+            return optimizer_.moment(moment, bucket)
+                .subspan(static_cast<std::size_t>(part.begin - held.begin),
+                         static_cast<std::size_t>(part.size()));
+          }};
 }
 
 std::vector<std::int64_t> Trainer::document_starts(std::int64_t first) const {
@@ -93,10 +134,12 @@ std::vector<std::int64_t> Trainer::document_starts(std::int64_t first) const {
   return starts;
 }
 
-double Trainer::run_sequence(std::int64_t sequence, std::int64_t micro_step) {
-  const std::int64_t context = recipe_.context, first = sequence * context;
+double Trainer::run_sequence(std::int64_t micro_step) {
+  const std::int64_t context = recipe_.context, in_step = recipe_.sequences_per_step;
+  const std::int64_t own = in_step / execution_.replicas, place = own * replica() + micro_step;
+  const std::int64_t first = order_.at(step_ * in_step + place) * context;
   SequencePlan plan{.tokens = context,
-                    .devices = communicator_->devices(),
+                    .devices = ring_.devices(),
                     .layout = execution_.layout,
                     .document_starts = {},
                     .weights = {}};
@@ -105,33 +148,28 @@ double Trainer::run_sequence(std::int64_t sequence, std::int64_t micro_step) {
   const auto [ids, labels, losses] = model_.token_memory();
   read_shard(token_source(*corpus_), first, model_.places(), ids, labels);
   pairs_ += static_cast<double>(count_pairs(model_.ring().schedule()));
-  std::function<void(Range)> ready;
-  if (micro_step == recipe_.sequences_per_step - 1)
-    ready = [this](Range bucket) { gradient_sum_.ready(bucket); };
   return model_.forward_backward(
-      {.weights = optimizer_.compute_weights(),
-       .gradients = optimizer_.gradients().data(),
+      {.weights = weights_.reader(),
+       .gradients = gradients_.writer(micro_step == own - 1),
        .ids = ids,
        .labels = labels,
-       .gradient_scale = 1.0f / static_cast<float>(recipe_.sequences_per_step * context),
-       .dropout_seed = mix64(recipe_.seed ^ mix64(static_cast<std::uint64_t>(micro_step))),
-       .optimizer_step = static_cast<std::uint64_t>(step_),
-       .gradients_ready = std::move(ready)});
+       .gradient_scale = 1.0f / static_cast<float>(in_step * context),
+       .dropout_seed = mix64(recipe_.seed ^ mix64(static_cast<std::uint64_t>(place))),
+       .optimizer_step = static_cast<std::uint64_t>(step_)});
 }
 
 StepReport Trainer::step() {
   const auto begin = Clock::now();
   context_->times.take();  // what was waited for before this step
   communicator_->begin_step(step_ + 1);
-  const std::int64_t micro_steps = recipe_.sequences_per_step, tokens = micro_steps * recipe_.context;
-  optimizer_.clear_gradients();
+  gradients_.clear();
   pairs_ = 0;
   double loss = 0;
-  for (std::int64_t micro = 0; micro < micro_steps; ++micro)
-    loss += run_sequence(order_.at(step_ * micro_steps + micro), micro);
-  gradient_sum_.finish();
+  for (std::int64_t micro = 0; micro < recipe_.sequences_per_step / execution_.replicas; ++micro)
+    loss += run_sequence(micro);
+  gradients_.finish();
 
-  StepReport report{.step = step_ + 1, .tokens = tokens};
+  StepReport report{.step = step_ + 1, .tokens = recipe_.sequences_per_step * recipe_.context};
   report.learning_rate = recipe_.learning_rate.at(report.step);
   report.gradient_norm = optimizer_.step(report.step, report.learning_rate).gradient_norm;
   step_ = report.step;
@@ -168,9 +206,13 @@ void Trainer::gather(double loss, Clock::time_point begin, StepReport& report) {
   }
 }
 
-Evaluation Trainer::evaluate(const Corpus& held_out, const EvaluationOptions& options) {
-  return rondo::evaluate(*communicator_, model_, optimizer_.compute_weights(), token_source(held_out),
-                         options);
+Evaluation Trainer::evaluate(const Corpus& held_out, EvaluationOptions options) {
+  options.replicas = execution_.replicas;
+  options.replica = replica();
+  const Evaluation result =
+      rondo::evaluate(*communicator_, model_, weights_.reader(), token_source(held_out), options);
+  weights_.end_passes();
+  return result;
 }
 
 std::vector<DeviceMemory> Trainer::memory() {

@@ -11,15 +11,19 @@
 #include <string>
 #include <vector>
 
+#include "rondo/comm/communicator_part.h"
 #include "rondo/comm/device_group.h"
 #include "rondo/model/transformer.h"
 #include "rondo/train/checkpoint.h"
 #include "rondo/train/corpus.h"
 #include "rondo/train/device_times.h"
 #include "rondo/train/evaluate.h"
-#include "rondo/train/gradient_sum.h"
+#include "rondo/train/gradient_store.h"
+#include "rondo/train/optimizer.h"
 #include "rondo/train/recipe.h"
 #include "rondo/train/report.h"
+#include "rondo/train/sharding.h"
+#include "rondo/train/weight_store.h"
 
 namespace rondo {
 
@@ -31,6 +35,11 @@ struct ExecutionOptions {
   Remat remat = Remat::attention;
   Exchange exchange = Exchange::copy;
   std::int64_t block_tokens = 512;
+  /// What is divided over the devices of all replicas. One device alone divides nothing.
+  Shard shard = Shard::none;
+  /// Rings that each train on sequences of their own, with the same weights: devices r * (devices / replicas)
+  /// and on are replica r. Divides the devices, and the recipe's sequences of a step.
+  int replicas = 1;
 };
 
 /// What a step did; but for seconds and times the same numbers on every device.
@@ -59,15 +68,13 @@ class Trainer {
 
   StepReport step();
   std::int64_t steps_done() const { return step_; }
-  Evaluation evaluate(const Corpus& held_out, const EvaluationOptions& options);
+  Evaluation evaluate(const Corpus& held_out, EvaluationOptions options);
 
-  Optimizer& optimizer() { return optimizer_; }
+  WeightStore& weights() { return weights_; }
+  GradientStore& gradients() { return gradients_; }
   const ParameterTable& table() const { return table_; }
-  TrainingTensors tensors() const {
-    return {optimizer_.parameters(), optimizer_.first_moment(), optimizer_.second_moment()};
-  }
-  /// What save_checkpoint() takes from this device.
-  CheckpointSource checkpoint_source() const;
+  /// What save_checkpoint() takes from this device. Valid until the next step.
+  CheckpointSource checkpoint_source();
   /// Every device's ledger, by entry: collective.
   std::vector<DeviceMemory> memory();
 
@@ -76,8 +83,12 @@ class Trainer {
   std::vector<std::int64_t> document_starts(std::int64_t first) const;
   /// The end of a step: sums over the devices what each knows of its own part.
   void gather(double loss, std::chrono::steady_clock::time_point begin, StepReport& report);
-  /// Runs one sequence forward and backward; returns this device's loss in nats.
-  double run_sequence(std::int64_t sequence, std::int64_t micro_step);
+  /// Runs one of this replica's sequences of the step forward and backward; returns this device's loss in
+  /// nats.
+  double run_sequence(std::int64_t micro_step);
+  /// Fills this device's part of all master weights: fill(bucket, elements of the flat buffer, values).
+  void fill_weights(const std::function<void(std::size_t, const Range&, std::span<float>)>& fill);
+  int replica() const { return communicator_->device() / ring_.devices(); }
 
   Context* context_;
   Communicator* communicator_;
@@ -86,9 +97,13 @@ class Trainer {
   ExecutionOptions execution_;
   const Corpus* corpus_;
   ParameterTable table_;
+  std::vector<Range> buckets_;
   ModelFlops flops_;
+  CommunicatorPart part_;  ///< this device's replica
+  Communicator& ring_;     ///< part_, or the communicator itself where there is one replica
+  WeightStore weights_;
+  GradientStore gradients_;
   Optimizer optimizer_;
-  GradientSum gradient_sum_;
   Transformer model_;
   SequenceOrder order_;
   std::int64_t step_ = 0;

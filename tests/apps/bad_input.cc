@@ -57,6 +57,9 @@ TEST_F(BadInput, OptionsAreNamed) {
   expect_refused(train({"--kv-heads", "1", "--report", folder_.path().string()}), {"--report", "folder"});
   expect_refused(train({"--kv-heads", "1", "--layout", "zagzig"}), {"--layout", "zagzig", "zigzag"});
   expect_refused(train({"--kv-heads", "1", "--memory-limit", "5Q"}), {"--memory-limit", "5Q"});
+  expect_refused(train({"--shard", "model"}), {"--shard", "none|optimizer|parameters", "model"});
+  expect_refused(train({"--devices", "4", "--data-parallel", "3"}), {"--data-parallel", "4 devices", "3"});
+  expect_refused(train({"--devices", "4", "--data-parallel", "2"}), {"--batch", "multiple of 2", "got 1"});
   expect_refused(train({"--kv-heads", "1", "--isa", "mmx"}), {"isa", "mmx"});
   expect_refused(train({"--kv-heads", "1", "--dropout", "1.5"}), {"--dropout", "1.5"});
   expect_refused(train({"--kv-heads", "1", "--holdout", "2"}), {"--holdout", "'2'"});

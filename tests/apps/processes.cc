@@ -73,6 +73,23 @@ TEST_F(Processes, TrainToTheSameBitsAsThreads) {
   EXPECT_EQ(launch(3, generate).out, rondo(generate + Words{"--devices", "3"}).out);
 }
 
+/// Rings that are replicas, and state that is divided over all of them.
+TEST_F(Processes, DivideTheModelToTheSameBitsAsThreads) {
+  const Words train =
+      Words{"train", path("text")} + kTrain + Words{"--batch", "2", "--data-parallel", "2"};
+  const CommandResult threads = rondo(train + Words{"--devices", "4", "--out", path("threads")});
+  const Words divided{"--shard", "parameters"};
+  const CommandResult processes = launch(4, train + divided + Words{"--out", path("processes")});
+  const CommandResult mixed = launch(2, train + divided + Words{"--devices", "2", "--out", path("mixed")});
+  for (const CommandResult* run : {&threads, &processes, &mixed}) ASSERT_EQ(run->status, 0) << run->err;
+  const std::string expected = content_of(folder_ / "threads");
+  EXPECT_TRUE(content_of(folder_ / "processes") == expected);
+  EXPECT_TRUE(content_of(folder_ / "mixed") == expected);
+  EXPECT_NE(processes.err.find("2 rings of 2 devices in 4 processes"), std::string::npos) << processes.err;
+  EXPECT_NE(processes.err.find("parameters, gradients and optimizer divided"), std::string::npos)
+      << processes.err;
+}
+
 TEST_F(Processes, GoOnFromACheckpointOfAnyOtherNumber) {
   const Words train = Words{"train", path("text"), "--out", path("run")} + kTrain;
   ASSERT_EQ(rondo(train + Words{"--stop-after", "6"}).status, 0);

@@ -73,7 +73,7 @@ class Model {
     for (const ParameterInfo& info : table_.infos()) {
       std::vector<double>& values = parameters.at(info.name);
       values = reference::rounded(values, dtype);
-      reference::from_doubles(values, parameter_view(info, weights_.data(), dtype));
+      reference::from_doubles(values, parameter_view(info, Placed<void*>{weights_.data()}, dtype));
     }
     for (const double x : reference::standard_normal(tokens, 9))
       text_.push_back(static_cast<std::int32_t>(std::abs(x) * 1000) %

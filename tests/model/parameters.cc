@@ -152,12 +152,11 @@ TEST(Parameters, Views) {
       const ParameterTable table(small(tied));
       std::vector<char> memory(static_cast<std::size_t>(table.total() * size_of(dtype)));
       const char* base = memory.data();
-      const LayerParameters<Tensor> view = layer_view(table, static_cast<void*>(memory.data()), dtype, 1);
+      const LayerParameters<Tensor> view = layer_view(table, Placed<void*>{memory.data()}, dtype, 1);
       const Tensor all[] = {view.input_norm, view.q,    view.k,  view.v,   view.o,
                             view.post_norm,  view.gate, view.up, view.down};
       for (std::size_t i = 0; i < 9; ++i) expect_at(all[i], base, table.layer(1)[i], dtype);
-      const LayerParameters<ConstTensor> constant =
-          layer_view(table, static_cast<const void*>(base), dtype, 2);
+      const LayerParameters<ConstTensor> constant = layer_view(table, Placed<const void*>{base}, dtype, 2);
       expect_at(constant.o, base, *table.find("model.layers.2.self_attn.o_proj.weight"), dtype);
       const OuterParameters<ConstTensor> outer = outer_view(table, static_cast<const void*>(base), dtype);
       expect_at(outer.embedding, base, table.embedding(), dtype);

@@ -92,7 +92,7 @@ Outcome run_model(const Case& test, const ModelRun& run) {
                  context.arena.allocate(Entry::gradients, table.total() * 4, "test gradients");
              for (const ParameterInfo& info : table.infos())
                reference::from_doubles(test.parameters.at(info.name),
-                                       parameter_view(info, weights.data(), dtype));
+                                       parameter_view(info, Placed<void*>{weights.data()}, dtype));
              Transformer model(context, communicator, test.config, table, run.options);
              model.prepare({.tokens = test.tokens,
                             .devices = run.devices,

@@ -48,7 +48,7 @@ TEST_F(Checkpoint, BringsBackEveryBit) {
                            "training_state/optimizer.safetensors"})
     EXPECT_TRUE(fs::is_regular_file(path / file)) << file;
   Tensors back(table_);
-  load_training_tensors(path, table_, back.view());
+  SavedTensors(path, table_).read({0, table_.total()}, back.view());
   EXPECT_EQ(back, tensors_);
   const TrainingState state = read_training_state(path), expected = state_at(42);
   EXPECT_EQ(state.step, 42);
@@ -147,19 +147,21 @@ TEST_F(Checkpoint, NamesWhatDoesNotFit) {
   deeper.layers = 3;
   const ParameterTable other(deeper);
   Tensors tensors(other);
-  RONDO_EXPECT_ERROR(IoError, load_training_tensors(path, other, tensors.view()), "[checkpoint]",
-                     "model.layers.2.input_layernorm.weight", path.string());
+  RONDO_EXPECT_ERROR(IoError, SavedTensors(path, other).read({0, other.total()}, tensors.view()),
+                     "[checkpoint]", "model.layers.2.input_layernorm.weight", path.string());
   // As many elements in other shapes.
   ModelConfig turned = small_config();
   turned.head_dim = 12, turned.ffn = 32;
   const ParameterTable turned_table(turned);
   ASSERT_EQ(turned_table.total(), table_.total());
   Tensors turned_tensors(turned_table);
-  RONDO_EXPECT_ERROR(IoError, load_training_tensors(path, turned_table, turned_tensors.view()),
+  RONDO_EXPECT_ERROR(IoError,
+                     SavedTensors(path, turned_table).read({0, turned_table.total()}, turned_tensors.view()),
                      "expected model.layers.0.self_attn.q_proj.weight [48, 32]", "[32, 32]");
   fs::remove(path / "training_state" / "optimizer.safetensors");
   Tensors same(table_);
-  RONDO_EXPECT_ERROR(IoError, load_training_tensors(path, table_, same.view()), "optimizer.safetensors");
+  RONDO_EXPECT_ERROR(IoError, SavedTensors(path, table_).read({0, table_.total()}, same.view()),
+                     "optimizer.safetensors");
 }
 
 TEST_F(Checkpoint, MomentsOfAnotherShapeAreNamed) {
@@ -173,7 +175,7 @@ TEST_F(Checkpoint, MomentsOfAnotherShapeAreNamed) {
   fs::copy_file(foreign / "training_state" / "optimizer.safetensors",
                 path / "training_state" / "optimizer.safetensors", fs::copy_options::overwrite_existing);
   Tensors same(table_);
-  RONDO_EXPECT_ERROR(IoError, load_training_tensors(path, table_, same.view()),
+  RONDO_EXPECT_ERROR(IoError, SavedTensors(path, table_).read({0, table_.total()}, same.view()),
                      "first_moment.lm_head.weight");
 }
 

@@ -61,7 +61,7 @@ inline FoundCheckpoint newest_on(int devices, const std::filesystem::path& path)
 
 inline Tensors load(const std::filesystem::path& checkpoint, const ParameterTable& table) {
   Tensors tensors(table);
-  load_training_tensors(checkpoint, table, tensors.view());
+  SavedTensors(checkpoint, table).read({0, table.total()}, tensors.view());
   return tensors;
 }
 

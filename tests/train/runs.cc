@@ -54,7 +54,7 @@ Outcome contents(const std::filesystem::path& checkpoint, const ModelConfig& con
   const ParameterTable table(config);
   const auto total = static_cast<std::size_t>(table.total());
   std::vector<float> parameters(total), first(total), second(total);
-  load_training_tensors(checkpoint, table, {parameters, first, second});
+  SavedTensors(checkpoint, table).read({0, table.total()}, {parameters, first, second});
   parameters.insert(parameters.end(), first.begin(), first.end());
   parameters.insert(parameters.end(), second.begin(), second.end());
   return {{}, {}, parameters};

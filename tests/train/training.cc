@@ -30,6 +30,10 @@ void expect_same_bits(const Case& base, const Corpus& corpus = text().corpus()) 
   expect_equal("3 threads", [](ExecutionOptions& e) { e.ring.threads = 3; });
   expect_equal("remat layer", [](ExecutionOptions& e) { e.remat = Remat::layer; });
   expect_equal("remat none", [](ExecutionOptions& e) { e.remat = Remat::none; });
+  expect_equal("shard optimizer", [](ExecutionOptions& e) { e.shard = Shard::optimizer; });
+  // Else the gradients of the sequences are summed over the devices one by one.
+  if (base.recipe.sequences_per_step == 1)
+    expect_equal("shard parameters", [](ExecutionOptions& e) { e.shard = Shard::parameters; });
   expect_equal("share", [](ExecutionOptions& e) { e.exchange = Exchange::share; });
   expect_equal("all at once", [](ExecutionOptions& e) {
     e.ring.threads = 2, e.remat = Remat::layer, e.exchange = Exchange::share;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "rondo/train/trainer.h"
+#include "tests/support/spawn.h"
 #include "tests/support/temporary_folder.h"
 
 namespace rondo::test {
@@ -72,12 +73,14 @@ struct Case {
   std::int64_t steps = 3;
 };
 
-/// Runs `steps` steps. Checks that every device ends with the same parameters and reports.
-inline Outcome run_steps(const Case& test, const Corpus& corpus) {
+/// Runs `steps` steps, with the devices divided over so many processes. Checks that every device ends with
+/// the same parameters and reports.
+inline Outcome run_steps(const Case& test, const Corpus& corpus, int processes = 1) {
   Outcome outcome;
   std::vector<std::vector<float>> parameters(static_cast<std::size_t>(test.execution.ring.devices));
   std::vector<std::vector<double>> losses(parameters.size());
-  run_ring(test.execution.ring, [&](Context& context, Communicator& communicator) {
+  const int devices = test.execution.ring.devices;
+  const auto run = [&](Context& context, Communicator& communicator) {
     Trainer trainer(context, communicator, test.config, test.recipe, test.execution, corpus);
     trainer.initialise();
     const auto me = static_cast<std::size_t>(context.device);
@@ -86,9 +89,13 @@ inline Outcome run_steps(const Case& test, const Corpus& corpus) {
       losses[me].push_back(report.loss);
       if (me == 0) outcome.norms.push_back(report.gradient_norm);
     }
-    const auto flat = trainer.optimizer().parameters();
-    parameters[me].assign(flat.begin(), flat.end());
-  });
+    const CheckpointSource source = trainer.checkpoint_source();
+    for (std::size_t bucket = 0; bucket < trainer.table().buckets().size(); ++bucket) {
+      const auto values = source.parameters(bucket);
+      parameters[me].insert(parameters[me].end(), values.begin(), values.end());
+    }
+  };
+  spawn_divided(devices, devices / processes, run, test.execution.ring);
   for (std::size_t device = 1; device < parameters.size(); ++device) {
     EXPECT_EQ(parameters[device], parameters[0]) << "device " << device;
     EXPECT_EQ(losses[device], losses[0]) << "device " << device;
