@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numbers>
@@ -17,6 +18,7 @@
 #include "apps/progress.h"
 #include "apps/start_facts.h"
 #include "apps/stop.h"
+#include "rondo/comm/communicator_part.h"
 #include "rondo/core/error.h"
 #include "rondo/infer/device_weights.h"
 #include "rondo/io/atomic_file.h"
@@ -24,6 +26,7 @@
 #include "rondo/train/checkpoint.h"
 #include "rondo/train/corpus.h"
 #include "rondo/train/trainer.h"
+#include "rondo/train/weight_store.h"
 
 namespace rondo::apps {
 
@@ -37,6 +40,8 @@ struct Arguments {
   std::string model, config_file, format = "text", blocks;
   std::vector<std::string> text;
   std::int64_t context = 0, stride = 0, max_windows = 0, skip = 0;
+  std::string shard = "none";
+  int replicas = 1;
   RingArguments ring;
   ModelRunArguments run;
 };
@@ -195,6 +200,52 @@ void count_bytes(const Text& text, std::int64_t tokens, Summary& s) {
   }
 }
 
+/// The model's weights on one device: all of them, or its part, of which passes gather what they need.
+class EvaluationWeights {
+ public:
+  EvaluationWeights(Context& context, Communicator& communicator, const LoadedModel& model, DType dtype,
+                    Shard shard) {
+    if (shard == Shard::none || communicator.devices() == 1) {
+      whole_.emplace(context, model, dtype);
+      return;
+    }
+    divided_.emplace(context, communicator, model.table(), dtype, shard);
+    divided_->begin_change();
+    for (std::size_t bucket = 0; bucket < divided_->owned().buckets(); ++bucket) {
+      model.read(divided_->owned().flat(bucket), divided_->master(bucket));
+      divided_->changed(bucket);
+    }
+    divided_->end_change();
+  }
+  WeightReader reader() { return whole_ ? WeightReader(whole_->data()) : divided_->reader(); }
+  void end_passes() {
+    if (divided_) divided_->end_passes();
+  }
+
+ private:
+  std::optional<DeviceWeights> whole_;
+  std::optional<WeightStore> divided_;
+};
+
+/// One device's part. `progress` as evaluate() takes it.
+Evaluation evaluate_on(Context& context, Communicator& communicator, const Arguments& arguments,
+                       const LoadedModel& loaded, const TokenSource& tokens, EvaluationOptions options,
+                       const std::function<bool(std::int64_t, std::int64_t)>& progress) {
+  const int devices = communicator.devices() / options.replicas;
+  options.replica = communicator.device() / devices;
+  CommunicatorPart part(communicator, options.replica * devices, devices);
+  Communicator& ring = options.replicas == 1 ? communicator : static_cast<Communicator&>(part);
+  EvaluationWeights weights(context, communicator, loaded, arguments.run.dtype(),
+                            parse_shard(arguments.shard));
+  Transformer model(context, ring, loaded.config(), loaded.table(),
+                    {.dtype = arguments.run.dtype(),
+                     .exchange = arguments.ring.exchange(),
+                     .block_tokens = arguments.run.block_tokens()});
+  const Evaluation result = evaluate(communicator, model, weights.reader(), tokens, options, progress);
+  weights.end_passes();
+  return result;
+}
+
 int evaluate_text(const CLI::App& command, const Arguments& arguments) {
   const RingOptions ring = arguments.ring.ring();
   const ModelSource source = open_model(arguments.model);
@@ -205,7 +256,11 @@ int evaluate_text(const CLI::App& command, const Arguments& arguments) {
                             .most_windows = arguments.max_windows,
                             .skipped = arguments.skip,
                             .block_tokens = arguments.blocks.empty() ? 0 : kBlockTokens,
-                            .layout = arguments.ring.layout()};
+                            .layout = arguments.ring.layout(),
+                            .replicas = arguments.replicas};
+  check_argument(ring.devices_in_all() % options.replicas == 0, kOperation,
+                 "expected --data-parallel that divides the {} devices in all, got {}", ring.devices_in_all(),
+                 options.replicas);
   if (options.stride == 0) options.stride = options.context;
   check_argument(options.stride <= options.context, kOperation,
                  "expected --stride up to the context of {} tokens, got {}", options.context, options.stride);
@@ -220,18 +275,14 @@ int evaluate_text(const CLI::App& command, const Arguments& arguments) {
   ProgressLine line;
   Summary summary{.evaluation = {}, .options = options};
   run_ring(ring, [&](Context& context, Communicator& communicator) {
-    const DeviceWeights weights(context, source.model, arguments.run.dtype());
-    Transformer model(context, communicator, source.model.config(), source.model.table(),
-                      {.dtype = arguments.run.dtype(),
-                       .exchange = arguments.ring.exchange(),
-                       .block_tokens = arguments.run.block_tokens()});
     const auto progress = [&](std::int64_t done, std::int64_t all) {
       if (context.device == 0) line.show(fmt::format("window {}/{}", done, all), done == all);
       std::array<std::byte, 1> flag{std::byte{stop.load()}};
       communicator.broadcast(0, flag);
       return flag[0] == std::byte{0};
     };
-    const Evaluation evaluation = evaluate(communicator, model, weights.data(), tokens, options, progress);
+    const Evaluation evaluation =
+        evaluate_on(context, communicator, arguments, source.model, tokens, options, progress);
     if (ring.is_first_here(context.device)) summary.evaluation = evaluation;
   });
   line.finish();
@@ -273,6 +324,14 @@ Run add_eval_command(CLI::App& app) {
   add(*command, "--format", arguments->format, "Form of the result")->check(one_of({"text", "json"}));
   arguments->run.add_to(*command);
   arguments->ring.add_to(*command);
+  add(*command, "--shard", arguments->shard,
+      "Divided over the devices: nothing, or the weights, of which each layer's are gathered for its use")
+      ->check(one_of({"none", "parameters"}))
+      ->group(kRingGroup);
+  add(*command, "--data-parallel", arguments->replicas,
+      "Rings that the devices form, which share the windows; divides the devices")
+      ->check(between(1, 1 << 20))
+      ->group(kRingGroup);
   command->add_option("--config-file", arguments->config_file, "TOML file with options by name [none]");
   return [arguments, command] {
     if (!arguments->config_file.empty()) apply_config_file(*command, arguments->config_file);

@@ -85,10 +85,6 @@ std::string format_duration(double seconds) {
   return fmt::format("{}s", whole);
 }
 
-namespace {
-constexpr const char* kRingGroup = "Ring";
-}
-
 void RingArguments::add_to(CLI::App& app) {
   add_devices_to(app);
   add(app, "--layout", layout_, "Which token lives on which device")

@@ -67,6 +67,9 @@ std::string format_rate(double rate);
 /// 3725 -> "1h02m"
 std::string format_duration(double seconds);
 
+/// Where --help lists the ring's options.
+inline constexpr const char* kRingGroup = "Ring";
+
 /// The ring that a command runs on.
 class RingArguments {
  public:

@@ -144,15 +144,14 @@ void add_run(CLI::App& command, TrainArguments& a) {
 }
 
 void add_division(CLI::App& command, TrainArguments& a) {
-  constexpr const char* kGroup = "Ring";
   add(command, "--shard", a.shard,
       "Divided over the devices: nothing, the optimizer's state, or parameters and gradients too")
       ->check(one_of({"none", "optimizer", "parameters"}))
-      ->group(kGroup);
+      ->group(kRingGroup);
   add(command, "--data-parallel", a.replicas,
       "Rings that the devices form, each with sequences of its own; divides the devices and --batch")
       ->check(between(1, 1 << 20))
-      ->group(kGroup);
+      ->group(kRingGroup);
 }
 
 }  // namespace

@@ -188,6 +188,11 @@ TEST_F(Train, EvaluationAndGenerationReadTheRun) {
   EXPECT_EQ(one["tokens"], 5 * 256);
   EXPECT_EQ(one["bytes"], one["tokens"]);
   EXPECT_NEAR(one["bits_per_byte"], ring["bits_per_byte"], 1e-5);
+  // Weights that are divided give the same bits; two rings of one each score other windows.
+  EXPECT_EQ(eval({"--devices", "3", "--shard", "parameters"}), ring);
+  const json rings = eval({"--devices", "2", "--data-parallel", "2", "--shard", "parameters"});
+  EXPECT_EQ(rings["tokens"], one["tokens"]);
+  EXPECT_NEAR(rings["nats"].get<double>(), one["nats"].get<double>(), 1e-9 * one["nats"].get<double>());
   EXPECT_NEAR(one["perplexity"].get<double>(), std::exp2(one["bits_per_byte"].get<double>()), 1e-6);
   double nats = 0;
   for (const json& bucket : one["by_position"]) nats += bucket["nats"].get<double>();
