@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+#include <string>
 #include <system_error>
 #include <vector>
 
@@ -23,6 +25,36 @@ int FileSystem::create(const fs::path& path) {
 }
 
 int FileSystem::open_existing(const fs::path& path) { return ::open(path.c_str(), O_WRONLY | O_CLOEXEC); }
+
+int FileSystem::create_nameless(const fs::path& folder) {
+  constexpr int kFlags = O_RDWR | O_CLOEXEC;
+  for (const int direct : {O_DIRECT, 0}) {
+    int descriptor = ::open(folder.c_str(), kFlags | O_TMPFILE | direct, 0600);
+    if (descriptor < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {  // a file system without such files
+      std::string name = (folder / "rondo-spill-XXXXXX").string();
+      descriptor = ::mkostemp(name.data(), O_CLOEXEC | direct);
+      const int error = errno;
+      ::unlink(name.c_str());  // also where it was made and then could not be opened
+      errno = error;
+    }
+    if (descriptor >= 0 || errno != EINVAL) return descriptor;
+  }
+  return -1;
+}
+
+int FileSystem::allocate(int descriptor, std::int64_t bytes) {
+  if (::fallocate(descriptor, 0, 0, bytes) == 0) return 0;
+  if (errno != EOPNOTSUPP) return errno;
+  return ::ftruncate(descriptor, bytes) == 0 ? 0 : errno;
+}
+
+std::ptrdiff_t FileSystem::write_at(int descriptor, std::span<const std::byte> bytes, std::int64_t offset) {
+  return ::pwrite(descriptor, bytes.data(), std::min(bytes.size(), kWriteAtOnce), offset);
+}
+
+std::ptrdiff_t FileSystem::read_at(int descriptor, std::span<std::byte> bytes, std::int64_t offset) {
+  return ::pread(descriptor, bytes.data(), std::min(bytes.size(), kWriteAtOnce), offset);
+}
 
 std::ptrdiff_t FileSystem::write(int descriptor, std::span<const std::byte> bytes) {
   return ::write(descriptor, bytes.data(), std::min(bytes.size(), kWriteAtOnce));

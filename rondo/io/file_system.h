@@ -3,6 +3,7 @@
 // would leave, or let them fail as a full disk does.
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 
@@ -20,6 +21,13 @@ class FileSystem {
   /// A descriptor for writing: of a new file that must not exist, or of a file that must.
   virtual int create(const std::filesystem::path& path);
   virtual int open_existing(const std::filesystem::path& path);
+  /// A descriptor for reading and writing a file of `folder` that has no name and goes with its last
+  /// descriptor, past the system's cache where the file system can.
+  virtual int create_nameless(const std::filesystem::path& folder);
+  /// Takes the room for a file of so many bytes, where the file system can. Returns 0 or an errno.
+  virtual int allocate(int descriptor, std::int64_t bytes);
+  virtual std::ptrdiff_t write_at(int descriptor, std::span<const std::byte> bytes, std::int64_t offset);
+  virtual std::ptrdiff_t read_at(int descriptor, std::span<std::byte> bytes, std::int64_t offset);
   virtual std::ptrdiff_t write(int descriptor, std::span<const std::byte> bytes);
   virtual int sync(int descriptor);
   virtual int close(int descriptor);

@@ -4,6 +4,20 @@
 
 namespace rondo {
 
+void Transformer::Activations::grow(Buffer& buffer, Entry entry, std::int64_t bytes, const char* what) {
+  if (buffer.bytes() >= bytes) return;
+  buffer = Buffer();
+  buffer = context_.arena.allocate(entry, bytes, what);
+}
+
+void Transformer::Activations::resize_tokens(std::int64_t tokens) {
+  tokens_ = tokens;
+  grow(places_, Entry::data, tokens * static_cast<std::int64_t>(sizeof(TokenPlace)), "token positions");
+  grow(ids_, Entry::data, tokens * 4, "token ids");
+  grow(labels_, Entry::data, tokens * 4, "labels");
+  grow(losses_, Entry::data, tokens * 4, "losses");
+}
+
 void Transformer::Activations::resize(std::int64_t tokens, std::int64_t capacity, bool training) {
   training_ = training_ || training;
   tokens_ = tokens;
@@ -11,11 +25,6 @@ void Transformer::Activations::resize(std::int64_t tokens, std::int64_t capacity
   const ModelConfig& c = config_;
   const std::int64_t element = size_of(options_.dtype), q_row = c.q_heads * c.head_dim,
                      kv_row = c.kv_heads * c.head_dim;
-  const auto grow = [&](Buffer& buffer, Entry entry, std::int64_t bytes, const char* what) {
-    if (buffer.bytes() >= bytes) return;
-    buffer = Buffer();
-    buffer = context_.arena.allocate(entry, bytes, what);
-  };
   const auto grow_layers = [&](std::vector<Buffer>& buffers, bool kept, Entry entry, std::int64_t bytes,
                                const char* what) {
     buffers.resize(kept ? static_cast<std::size_t>(c.layers) : std::max<std::size_t>(buffers.size(), 1));
@@ -28,10 +37,7 @@ void Transformer::Activations::resize(std::int64_t tokens, std::int64_t capacity
   grow_layers(v_, keeps_all(), Entry::kept, capacity_ * kv_row * element, "values");
   grow_layers(out_, keeps_attention(), Entry::kept, tokens * q_row * element, "attention output");
   grow_layers(lse_, keeps_attention(), Entry::kept, tokens * c.q_heads * 4, "lse");
-  grow(places_, Entry::data, tokens * static_cast<std::int64_t>(sizeof(TokenPlace)), "token positions");
-  grow(ids_, Entry::data, tokens * 4, "token ids");
-  grow(labels_, Entry::data, tokens * 4, "labels");
-  grow(losses_, Entry::data, tokens * 4, "losses");
+  resize_tokens(tokens);
   grow(cos, Entry::data, tokens * c.head_dim / 2 * 4, "rotary cosines");
   grow(sin, Entry::data, tokens * c.head_dim / 2 * 4, "rotary sines");
   if (!training_) return;

@@ -16,6 +16,8 @@ struct Transformer::Activations {
 
   /// `capacity` is the tokens that key/value memory must hold: those of the largest shard.
   void resize(std::int64_t tokens, std::int64_t capacity, bool training);
+  /// Memory for what is told and said of each token alone.
+  void resize_tokens(std::int64_t tokens);
 
   /// Input of layer l; of layer `layers`: the last layer's output. Without training all are one tensor.
   Tensor x(std::int64_t layer) const;
@@ -44,6 +46,7 @@ struct Transformer::Activations {
   Buffer cos, sin;
 
  private:
+  void grow(Buffer& buffer, Entry entry, std::int64_t bytes, const char* what);
   Tensor heads(const Buffer& buffer, DType dtype, std::int64_t count, std::int64_t tokens) const {
     return buffer.tensor(dtype, tokens, count, config_.head_dim);
   }

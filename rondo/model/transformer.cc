@@ -8,6 +8,7 @@
 
 #include "rondo/model/activations.h"
 #include "rondo/model/rotary.h"
+#include "rondo/model/segmented.h"
 
 namespace rondo {
 
@@ -43,18 +44,26 @@ Transformer::Transformer(Context& context, Communicator& communicator, const Mod
              .v_dim = config.head_dim,
              .dtype = options.dtype},
             options.exchange),
-      activations_(std::make_unique<Activations>(context, config, options)) {}
+      activations_(std::make_unique<Activations>(context, config, options)) {
+  if (options.segment_tokens > 0) segmented_ = std::make_unique<Segmented>(*this, options);
+}
 
 Transformer::~Transformer() = default;
 
 void Transformer::prepare(const SequencePlan& plan, bool training) {
-  ring_.prepare(plan, mask_of(*config_));
-  activations_->resize(ring_.tokens(), ring_.max_shard_tokens(), training);
-  shard_places(plan, communicator_->device(), activations_->places());
   if (training) {
     scratch_.reserve_backward();
     head_.reserve_backward();
   }
+  if (segmented_) {
+    whole_schedule_ = make_schedule(plan, mask_of(*config_), communicator_->device());
+    activations_->resize_tokens(plan.tokens);
+    shard_places(plan, communicator_->device(), activations_->places());
+    return segmented_->prepare(plan, whole_schedule_, training);
+  }
+  ring_.prepare(plan, mask_of(*config_));
+  activations_->resize(ring_.tokens(), ring_.max_shard_tokens(), training);
+  shard_places(plan, communicator_->device(), activations_->places());
   fill_rotary();
 }
 
@@ -193,30 +202,39 @@ void Transformer::layers_forward(const WeightReader& weights, std::span<const st
     layer_forward(layer, pass(weights, layer, bucket_of(layer) + 1), training, sink);
 }
 
-double Transformer::head_forward_backward(const Step& step) {
+LossHead::Gradients Transformer::head_gradients(const GradientWriter& gradients) const {
   const std::size_t bucket = head_bucket(), head = table_->tied() ? 0 : bucket;
   const auto of = [&](const ParameterInfo& info, std::size_t place) {
-    return parameter_view(info, step.gradients.get(place, buckets_[place]), DType::f32);
+    return parameter_view(info, gradients.get(place, buckets_[place]), DType::f32);
   };
+  return {of(table_->final_norm(), bucket), of(table_->lm_head(), head)};
+}
+
+double Transformer::head_forward_backward(const Step& step) {
   const double loss = head_.forward_backward(
-      head_weights(step.weights), {of(table_->final_norm(), bucket), of(table_->lm_head(), head)},
-      activations_->x(config_->layers),
+      head_weights(step.weights), head_gradients(step.gradients), activations_->x(config_->layers),
       {.labels = step.labels, .gradient_scale = step.gradient_scale, .dx_TC = activations_->dx()});
-  step.gradients.done(bucket);
+  step.gradients.done(head_bucket());
   return loss;
 }
 
+LayerPass Transformer::backward_pass(const Step& step, std::int64_t layer) {
+  const std::size_t bucket = bucket_of(layer);
+  // Nothing reads the embedding's weights again: the first layer's hint is itself.
+  LayerPass work = pass(step.weights, layer, std::max<std::size_t>(1, bucket - 1));
+  work.gradients = layer_view(*table_, step.gradients.get(bucket, buckets_[bucket]), DType::f32, layer);
+  return work;
+}
+
 double Transformer::forward_backward(const Step& step) {
+  check_ids(step.ids);
   check_ids(step.labels);
+  if (segmented_) return segmented_->forward_backward(step);
   layers_forward(step.weights, step.ids, &step, nullptr);
   const double loss = head_forward_backward(step);
   for (std::int64_t layer = config_->layers - 1; layer >= 0; --layer) {
-    const std::size_t bucket = bucket_of(layer);
-    // Nothing reads the embedding's weights again: the first layer's hint is itself.
-    LayerPass work = pass(step.weights, layer, std::max<std::size_t>(1, bucket - 1));
-    work.gradients = layer_view(*table_, step.gradients.get(bucket, buckets_[bucket]), DType::f32, layer);
-    layer_backward(layer, work, step);
-    step.gradients.done(bucket);
+    layer_backward(layer, backward_pass(step, layer), step);
+    step.gradients.done(bucket_of(layer));
   }
   const Tensor embedding =
       parameter_view(table_->embedding(), step.gradients.get(0, buckets_[0]), DType::f32);
@@ -227,13 +245,16 @@ double Transformer::forward_backward(const Step& step) {
 
 ConstTensor Transformer::hidden(const WeightReader& weights, std::span<const std::int32_t> ids,
                                 const KeyValueSink& sink) {
+  check_argument(!segmented_, "transformer", "expected the whole share at once, got segments");
   layers_forward(weights, ids, nullptr, sink ? &sink : nullptr);
   return activations_->x(config_->layers);
 }
 
 void Transformer::losses(const WeightReader& weights, std::span<const std::int32_t> ids,
                          std::span<const std::int32_t> labels, std::span<float> losses) {
+  check_ids(ids);
   check_ids(labels);
+  if (segmented_) return segmented_->losses(weights, ids, labels, losses);
   const ConstTensor x = hidden(weights, ids, {});
   head_.forward(head_weights(weights), x, labels, losses);
 }

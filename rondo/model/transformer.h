@@ -5,6 +5,7 @@
 // Legend: T this device's tokens, C width, H query heads, G key/value heads, D head size.
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
@@ -34,7 +35,13 @@ struct TransformerOptions {
   Remat remat = Remat::attention;
   Exchange exchange = Exchange::copy;
   std::int64_t block_tokens = 512;  ///< tokens of a feed-forward and loss block
+  /// Tokens of the segments that a device works on one after the other, a multiple of kLeastSegmentStep; 0:
+  /// its whole share at once, as rings need it. The cut decides the rounding.
+  std::int64_t segment_tokens = 0;
+  /// The folder in whose files segments are that are not worked on; empty: they are in memory.
+  std::filesystem::path spill = {};
 };
+inline constexpr std::int64_t kLeastSegmentStep = 512;
 
 class Transformer {
  public:
@@ -56,7 +63,8 @@ class Transformer {
     std::span<float> losses;
   };
   TokenMemory token_memory() const;
-  const RingAttention& ring() const { return ring_; }
+  /// What this device does in each attention.
+  const Schedule& schedule() const { return segmented_ ? whole_schedule_ : ring_.schedule(); }
   /// Of the ring that its sequences are cut over.
   int devices() const { return communicator_->devices(); }
 
@@ -88,6 +96,7 @@ class Transformer {
 
  private:
   struct Activations;
+  class Segmented;
 
   void fill_rotary();
   /// What the functions of a layer work with; `next` is the bucket that will be needed after it.
@@ -96,6 +105,8 @@ class Transformer {
   void layers_forward(const WeightReader& weights, std::span<const std::int32_t> ids, const Step* training,
                       const KeyValueSink* sink);
   double head_forward_backward(const Step& step);
+  LossHead::Gradients head_gradients(const GradientWriter& gradients) const;
+  LayerPass backward_pass(const Step& step, std::int64_t layer);
   std::size_t bucket_of(std::int64_t layer) const { return static_cast<std::size_t>(layer) + 1; }
   std::size_t head_bucket() const { return buckets_.size() - 1; }
   kernels::AttentionParams attention_params(std::int64_t layer, const Step* training) const;
@@ -119,6 +130,8 @@ class Transformer {
   LossHead head_;
   RingAttention ring_;
   std::unique_ptr<Activations> activations_;
+  std::unique_ptr<Segmented> segmented_;  ///< null: all of the share at once
+  Schedule whole_schedule_;               ///< with segments, which are cut from it
 };
 
 /// The mask that a configuration asks for.

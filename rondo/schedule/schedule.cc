@@ -243,4 +243,19 @@ std::vector<Tile> tiles_on_keys(const std::vector<Tile>& tiles, Range keys) {
   return on_keys;
 }
 
+std::vector<Tile> tiles_on_queries(const std::vector<Tile>& tiles, Range queries) {
+  std::vector<Tile> on_queries;
+  for (Tile tile : tiles) {
+    const Range seeing{std::max(tile.q.begin, queries.begin), std::min(tile.q.end, queries.end)};
+    if (seeing.begin >= seeing.end) continue;
+    const std::int64_t skipped = seeing.begin - tile.q.begin;
+    if (tile.band.lo != -Band::unbounded) tile.band.lo += skipped;
+    if (tile.band.hi != Band::unbounded) tile.band.hi += skipped;
+    tile.q_position += skipped * tile.stride;
+    tile.q = {seeing.begin - queries.begin, seeing.end - queries.begin};
+    on_queries.push_back(tile);
+  }
+  return on_queries;
+}
+
 }  // namespace rondo

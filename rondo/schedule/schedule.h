@@ -116,6 +116,8 @@ Schedule make_schedule(const SequencePlan& plan, const Mask& mask, int device);
 
 /// What the tiles allow of a range of the block's keys, with keys counted from the range's begin.
 std::vector<Tile> tiles_on_keys(const std::vector<Tile>& tiles, Range keys);
+/// The same for a range of the queries.
+std::vector<Tile> tiles_on_queries(const std::vector<Tile>& tiles, Range queries);
 
 /// Query-key pairs that the schedule's tiles allow: what FLOP counts and balance are made of.
 std::int64_t count_pairs(const std::vector<Tile>& tiles);

@@ -29,7 +29,9 @@ TransformerOptions transformer_options(const TrainingRecipe& recipe, const Execu
   return {.dtype = recipe.dtype,
           .remat = execution.remat,
           .exchange = execution.exchange,
-          .block_tokens = execution.block_tokens};
+          .block_tokens = execution.block_tokens,
+          .segment_tokens = execution.segment_tokens,
+          .spill = execution.spill};
 }
 
 /// Of one device there is nothing to divide.
@@ -147,7 +149,7 @@ double Trainer::run_sequence(std::int64_t micro_step) {
   model_.prepare(plan, true);
   const auto [ids, labels, losses] = model_.token_memory();
   read_shard(token_source(*corpus_), first, model_.places(), ids, labels);
-  pairs_ += static_cast<double>(count_pairs(model_.ring().schedule()));
+  pairs_ += static_cast<double>(count_pairs(model_.schedule()));
   return model_.forward_backward(
       {.weights = weights_.reader(),
        .gradients = gradients_.writer(micro_step == own - 1),

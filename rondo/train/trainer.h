@@ -40,6 +40,10 @@ struct ExecutionOptions {
   /// Rings that each train on sequences of their own, with the same weights: devices r * (devices / replicas)
   /// and on are replica r. Divides the devices, and the recipe's sequences of a step.
   int replicas = 1;
+  /// Tokens of segments, and where those are that are not worked on (TransformerOptions); for rings of one
+  /// device.
+  std::int64_t segment_tokens = 0;
+  std::filesystem::path spill = {};
 };
 
 /// What a step did; but for seconds and times the same numbers on every device.

@@ -1,0 +1,65 @@
+#pragma once
+// A tensor of a device's tokens that is cut into segments, of which one is worked on at a time: all of them
+// in memory, or in a file with a few segments in memory.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "rondo/core/context.h"
+#include "rondo/io/spill.h"
+
+namespace rondo {
+
+struct SegmentStoreOptions {
+  Entry entry = Entry::kept;
+  std::int64_t segment_bytes = 0, segments = 0;
+  const char* what = "";
+};
+
+class SegmentStore {
+ public:
+  /// `disk`: null keeps all segments in memory. Context and disk outlive it.
+  SegmentStore(Context& context, SpillDisk* disk, const SegmentStoreOptions& options);
+  SegmentStore(const SegmentStore&) = delete;
+  SegmentStore& operator=(const SegmentStore&) = delete;
+  ~SegmentStore();
+
+  /// A segment's content, until one of these three is called for another segment. `ahead` is what will be
+  /// read or changed next, or -1: it is fetched meanwhile. Both were written before.
+  const std::byte* read(std::int64_t segment, std::int64_t ahead = -1);
+  /// The same to be changed.
+  std::byte* change(std::int64_t segment, std::int64_t ahead = -1);
+  /// A segment's memory with any content: for the caller to fill.
+  std::byte* write(std::int64_t segment);
+  /// What change() or write() gave last is ready: it sets out for the disk.
+  void written(std::int64_t segment);
+
+ private:
+  /// One is worked on, one comes, one goes.
+  static constexpr std::size_t kSlots = 3;
+  struct Slot {
+    std::int64_t segment = -1, used = 0;
+    Buffer memory;
+    SpillTransferPtr transfer;  ///< under way, or null
+    bool leaves = false;        ///< it is a write
+  };
+
+  Slot* find(std::int64_t segment);
+  /// A slot for a segment that has none: the one that was not used for longest.
+  Slot& make_room(std::int64_t segment);
+  void settle(Slot& slot);
+  Slot& fetch(std::int64_t segment);
+  Slot& hold(std::int64_t segment, std::int64_t ahead);
+
+  Context* context_;
+  SpillDisk* disk_;
+  SegmentStoreOptions options_;
+  Buffer all_;  ///< where there is no disk
+  std::optional<SpillFile> file_;
+  std::vector<Slot> slots_;
+  std::int64_t held_ = -1, uses_ = 0;
+};
+
+}  // namespace rondo
