@@ -43,6 +43,7 @@ struct Arguments {
   std::string shard = "none";
   int replicas = 1;
   RingArguments ring;
+  SegmentArguments segments;
   ModelRunArguments run;
 };
 
@@ -240,7 +241,9 @@ Evaluation evaluate_on(Context& context, Communicator& communicator, const Argum
   Transformer model(context, ring, loaded.config(), loaded.table(),
                     {.dtype = arguments.run.dtype(),
                      .exchange = arguments.ring.exchange(),
-                     .block_tokens = arguments.run.block_tokens()});
+                     .block_tokens = arguments.run.block_tokens(),
+                     .segment_tokens = arguments.segments.tokens(),
+                     .spill = arguments.segments.spill()});
   const Evaluation result = evaluate(communicator, model, weights.reader(), tokens, options, progress);
   weights.end_passes();
   return result;
@@ -324,6 +327,7 @@ Run add_eval_command(CLI::App& app) {
   add(*command, "--format", arguments->format, "Form of the result")->check(one_of({"text", "json"}));
   arguments->run.add_to(*command);
   arguments->ring.add_to(*command);
+  arguments->segments.add_to(*command);
   add(*command, "--shard", arguments->shard,
       "Divided over the devices: nothing, or the weights, of which each layer's are gathered for its use")
       ->check(one_of({"none", "parameters"}))

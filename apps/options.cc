@@ -135,6 +135,16 @@ RingOptions RingArguments::ring() const {
           .processes = join_processes()};
 }
 
+void SegmentArguments::add_to(CLI::App& app) {
+  add(app, "--segment-tokens", tokens_,
+      "Tokens that a device works on at a time, a multiple of 512; 0: all of its share, with --spill 8192")
+      ->check(between<std::int64_t>(0, kMostTokens))
+      ->group(kRingGroup);
+  app.add_option("--spill", spill_,
+                 "Folder on whose disk segments are that are not worked on; for rings of one device [none]")
+      ->group(kRingGroup);
+}
+
 void ModelRunArguments::add_to(CLI::App& app) {
   add(app, "--dtype", dtype_, "Storage of activations and weights at work")->check(one_of({"f32", "bf16"}));
   add(app, "--block-tokens", block_tokens_, "Tokens of a feed-forward and loss block")

@@ -89,6 +89,20 @@ class RingArguments {
   bool no_overlap_ = false;
 };
 
+/// --segment-tokens and --spill of passes that go segment by segment.
+class SegmentArguments {
+ public:
+  void add_to(CLI::App& app);
+  /// 0: none are asked for.
+  std::int64_t tokens() const { return tokens_ == 0 && !spill_.empty() ? kSpilled : tokens_; }
+  const std::string& spill() const { return spill_; }
+
+ private:
+  static constexpr std::int64_t kSpilled = 8192;
+  std::int64_t tokens_ = 0;
+  std::string spill_;
+};
+
 /// --dtype and --block-tokens of a model that is run.
 class ModelRunArguments {
  public:

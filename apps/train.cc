@@ -81,6 +81,12 @@ const char* divided_words(Shard shard) {
                                      : ", parameters, gradients and optimizer divided over all devices";
 }
 
+std::string segment_words(const ExecutionOptions& execution) {
+  if (execution.segment_tokens == 0) return "";
+  return fmt::format(", segments of {} tokens{}", execution.segment_tokens,
+                     execution.spill.empty() ? "" : " on the disk at " + execution.spill.string());
+}
+
 void say_what_begins(const TrainPlan& plan, double peak) {
   const TrainingRun& run = plan.run;
   const RingOptions& ring = run.execution.ring;
@@ -88,7 +94,7 @@ void say_what_begins(const TrainPlan& plan, double peak) {
   if (!plan.note.empty()) std::fputs(plan.note.c_str(), stderr);
   const std::string lines = fmt::format(
       "model    {}\ncontext  {} tokens, {} per device, {} sequences a step\n"
-      "ring     {}{} devices{} of {} threads ({}), {}, exchange {}, remat {}, {}{}\n"
+      "ring     {}{} devices{} of {} threads ({}), {}, exchange {}, remat {}, {}{}{}\n"
       "text     {} bytes in {} files to train on, {} bytes held out\n"
       "machine  {}FLOP/s at most (measured), {} CPUs\nrun      {}{}\n",
       describe(run.config, ParameterTable(run.config).parameters()), run.recipe.context,
@@ -97,8 +103,9 @@ void say_what_begins(const TrainPlan& plan, double peak) {
       ring.processes ? fmt::format(" in {} processes", ring.processes->size()) : "", ring.threads,
       name_of(ring.isa), name_of(run.execution.layout), name_of(run.execution.exchange),
       name_of(run.execution.remat), name_of(run.recipe.dtype), divided_words(run.execution.shard),
-      run.corpus->bytes(), run.corpus->documents(), run.held_out != nullptr ? run.held_out->bytes() : 0,
-      format_rate(peak), std::thread::hardware_concurrency(), run.out.string(),
+      segment_words(run.execution), run.corpus->bytes(), run.corpus->documents(),
+      run.held_out != nullptr ? run.held_out->bytes() : 0, format_rate(peak),
+      std::thread::hardware_concurrency(), run.out.string(),
       run.resume_from ? fmt::format(", resumed after step {}", plan.first_step) : "");
   std::fputs(lines.c_str(), stderr);
 }

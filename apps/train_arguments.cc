@@ -163,6 +163,7 @@ void add_train_options(CLI::App& command, TrainArguments& arguments) {
   add_run(command, arguments);
   arguments.ring.add_to(command);
   add_division(command, arguments);
+  arguments.segments.add_to(command);
 }
 
 const std::vector<std::string>& model_options() {

@@ -27,6 +27,7 @@ struct TrainArguments {
   std::int64_t sample_tokens = 0;
   RingArguments ring;
   int replicas = 1;
+  SegmentArguments segments;
 };
 
 void add_train_options(CLI::App& command, TrainArguments& arguments);

@@ -251,7 +251,9 @@ TrainPlan make_train_plan(const CLI::App& command, const TrainArguments& argumen
                    .exchange = arguments.ring.exchange(),
                    .block_tokens = arguments.block_tokens,
                    .shard = parse_shard(arguments.shard),
-                   .replicas = arguments.replicas};
+                   .replicas = arguments.replicas,
+                   .segment_tokens = arguments.segments.tokens(),
+                   .spill = arguments.segments.spill()};
   run.out = arguments.out;
   given(command, "--resume") ? plan_resumed_run(command, arguments, plan)
                              : plan_new_run(command, arguments, plan);
