@@ -43,6 +43,14 @@ int GradientLane::reach(int owner) const {
   return direction_ == Direction::down ? reach.down : reach.up;
 }
 
+bool GradientLane::may_add_at_any_time() const {
+  // Both directions add to the device's own gradients, up at the end of the distance after its reach. What
+  // comes down from another process, at any time from the distance of its reach to the end of the next, must
+  // not come between, nor now before and now after it.
+  const Schedule::Reach& own = loop_.schedule.reach[static_cast<std::size_t>(loop_.schedule.device)];
+  return direction_ == Direction::down && (own.up == 0 || own.up + 1 != own.down);
+}
+
 int GradientLane::block_at(int distance) const {
   const int P = loop_.communicator.devices();
   if (distance >= P) return -1;
@@ -78,8 +86,7 @@ void GradientLane::begin(int distance) {
     }
   }
   if (reach(me) > 0 && distance == reach(me)) {
-    // Both directions add to the same memory: only one may do so whenever something comes.
-    const bool adds = direction_ == Direction::down || loop_.communicator.can_share();
+    const bool adds = loop_.communicator.can_share() || may_add_at_any_time();
     home_.into = own_;
     const KeyValues place = place_for(home_, adds);
     const std::vector<Range> parts = gradient_parts(tokens(me));

@@ -128,6 +128,20 @@ TEST(Ring, BitsDoNotDependOnProcesses) {
   }
 }
 
+/// Sums that come home from both directions, from one of them a distance later: whichever arrives first, the
+/// order in which they are added is one.
+TEST(Ring, BitsDoNotDependOnWhichSumComesHomeFirst) {
+  RingProblem problem = small_problem();
+  problem.mask = {.causal = false, .window = 40};
+  const RingRun run{.devices = 6, .layout = Layout::contiguous};
+  const SequencePlan plan{.tokens = problem.tokens, .devices = run.devices, .layout = run.layout};
+  const Schedule::Reach reach = make_schedule(plan, problem.mask, 0).reach[1];
+  ASSERT_EQ(reach.down, 2);
+  ASSERT_EQ(reach.up, 1);
+  const RingResult base = run_on_ring(problem, run);
+  for (const int processes : {2, 3, 6}) expect_same_bits(base, run_on_processes(problem, run, processes));
+}
+
 TEST(Ring, SoftcapAndDropoutAreTheSameOnEveryRing) {
   RingProblem problem = small_problem();
   problem.softcap = 2;
