@@ -35,7 +35,8 @@ KeyValues tokens_of(const KeyValues& pair, Range range) {
 }  // namespace
 
 int GradientLane::pairs(const Communicator& communicator) {
-  return communicator.can_share() || communicator.devices() <= 2 ? 2 : 3;
+  const int P = communicator.devices();
+  return P <= 2 || communicator.can_share((communicator.device() + P - 1) % P) ? 2 : 3;
 }
 
 int GradientLane::reach(int owner) const {
@@ -80,19 +81,20 @@ void GradientLane::begin(int distance) {
         reach(owner_) == distance ? gradient_parts(tokens(owner_)) : std::vector{Range{0, tokens(owner_)}};
     if (distance >= 2) {
       passing_.into = partial_;
-      const KeyValues place = place_for(passing_, loop_.communicator.can_share());
-      passing_.requests.push_back(
-          post_receive((me + P - hop_step()) % P, false, 0, place, loop_.communicator.can_share()));
+      const int from = (me + P - hop_step()) % P;
+      const bool adds = loop_.communicator.can_share(from);
+      const KeyValues place = place_for(passing_, adds);
+      passing_.requests.push_back(post_receive(from, false, 0, place, adds));
     }
   }
   if (reach(me) > 0 && distance == reach(me)) {
-    const bool adds = loop_.communicator.can_share() || may_add_at_any_time();
+    const int from = (me + reach(me) * hop_step()) % P;
+    const bool adds = loop_.communicator.can_share(from) || may_add_at_any_time();
     home_.into = own_;
     const KeyValues place = place_for(home_, adds);
     const std::vector<Range> parts = gradient_parts(tokens(me));
     for (std::size_t n = 0; n < parts.size(); ++n)
-      home_.requests.push_back(
-          post_receive((me + reach(me) * hop_step()) % P, true, n, tokens_of(place, parts[n]), adds));
+      home_.requests.push_back(post_receive(from, true, n, tokens_of(place, parts[n]), adds));
   }
 }
 

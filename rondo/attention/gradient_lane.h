@@ -20,7 +20,7 @@ class GradientLane {
       : loop_(loop), pool_(pool), direction_(direction), own_(own) {}
 
   /// Pairs of the pool that a full ring needs at a time: one is summed into while another is under way, and
-  /// where the neighbours' memory is out of reach a third one arrives.
+  /// where the memory of the device before is out of reach a third one arrives.
   static int pairs(const Communicator& communicator);
 
   /// Posts what moves while `distance` is computed and makes room for this distance's gradients.
