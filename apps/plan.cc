@@ -16,6 +16,7 @@
 #include "rondo/io/atomic_file.h"
 #include "rondo/io/file_error.h"
 #include "rondo/kernels/peak.h"
+#include "rondo/plan/kernel_rates.h"
 #include "rondo/plan/models.h"
 
 namespace rondo::apps {
@@ -32,7 +33,7 @@ struct PlanArguments {
                      format = "table", chart;
   int devices = 1, replicas = 1, threads = 1;
   std::int64_t context = 0, block_tokens = 512;
-  double seconds = 1, network_rate = 0, network_latency = 0;
+  double seconds = 2, network_rate = 0, network_latency = 0;
   bool one_process = false, list = false, paper = false;
   std::shared_ptr<Processes> processes = nullptr;  ///< launched with this one, where this machine is measured
 };
@@ -70,10 +71,14 @@ std::optional<Hardware> measure_here(const PlanArguments& a) {
                          .instruction_set = kernels::tier_name(ring.isa),
                          .devices = ring.devices,
                          .threads = ring.threads};
+  const ModelConfig model = model_config(a.model);
+  const DType dtype = a.dtype == "f32" ? DType::f32 : DType::bf16;
   RingFindings found;
+  KernelRates rates;
   run_ring(ring, [&](Context& context, Communicator& communicator) {
     RingFindings seen = probe_ring(context, communicator, own, {.seconds = a.seconds});
-    if (context.device == 0) found = std::move(seen);
+    const KernelRates reached = measure_kernels(context, communicator, model, dtype, a.seconds / 2);
+    if (context.device == 0) found = std::move(seen), rates = reached;
   });
   if (!ring.leads()) return std::nullopt;
   int sharing = 0;
@@ -81,6 +86,7 @@ std::optional<Hardware> measure_here(const PlanArguments& a) {
     if (process.host.host == found.processes.front().host.host) sharing += process.devices;
   const std::int64_t memory = ::sysconf(_SC_PHYS_PAGES) * ::sysconf(_SC_PAGE_SIZE);
   Hardware here = measured_hardware(found, memory / sharing);
+  apply(rates, dtype, here);
   here.node_devices = sharing;
   if (!launched && !a.one_process && a.devices > 1) {
     here.node.copies_itself = here.network.copies_itself = false;
