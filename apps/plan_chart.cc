@@ -17,7 +17,7 @@ namespace {
 using report::escape;
 using report::label;
 
-constexpr double kWidth = 860, kPanel = 260, kLeft = 90, kRight = 840;
+constexpr double kWidth = 880, kPanel = 260, kLeft = 90, kRight = 840;
 
 /// Powers of ten between pixels.
 struct LogAxis {
@@ -101,7 +101,7 @@ std::string plan_chart(const PlanFindings& found) {
       "circle{{fill:#2563a8}}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
       kWidth, height);
   out += fmt::format(
-      "<text x=\"{:.0f}\" y=\"26\" font-size=\"16\">{}</text>\n", kLeft,
+      "<text x=\"{:.0f}\" y=\"26\" font-size=\"14\">{}</text>\n", kLeft,
       escape(fmt::format("{} on {}: {}, {}, --remat {}, --shard {}, {} a device", found.model,
                          found.hardware.name, name_of(found.run.purpose), name_of(found.run.dtype),
                          name_of(found.run.remat), name_of(found.run.shard),
