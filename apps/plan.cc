@@ -118,12 +118,14 @@ RunShape run_shape(const PlanArguments& a) {
                .remat = parse_remat(a.remat),
                .exchange = parse_exchange(a.exchange),
                .layout = parse_layout(a.layout),
-               .shard = parse_shard_mode(a.shard),
+               .shard = parse_shard(a.shard),
                .block_tokens = a.block_tokens,
-               .devices = a.devices,
+               .devices = a.devices / std::max(1, a.replicas),
                .replicas = a.replicas,
-               .between_processes = !a.one_process && a.devices * a.replicas > 1};
-  check_argument(run.purpose == Purpose::train || (run.shard == ShardMode::none && run.replicas == 1), "plan",
+               .between_processes = !a.one_process && a.devices > 1};
+  check_argument(a.devices % a.replicas == 0, "plan",
+                 "expected --data-parallel to divide the {} devices, got {}", a.devices, a.replicas);
+  check_argument(run.purpose == Purpose::train || (run.shard == Shard::none && run.replicas == 1), "plan",
                  "expected --shard and --data-parallel with --for train, got --for {}", name_of(run.purpose));
   check_argument(run.exchange == Exchange::copy || a.one_process, "plan",
                  "expected --one-process with --exchange share, got devices of several processes");
@@ -132,25 +134,27 @@ RunShape run_shape(const PlanArguments& a) {
   return run;
 }
 
+/// Of all rings; 0: none up to kMostDevices.
 int fewest_devices(const MemoryModel& memory, std::int64_t context, std::int64_t limit) {
+  const int most = kMostDevices / memory.run().replicas;
   const auto fits = [&](int devices) {
     const MemoryModel ring = memory.on(devices);
     return ring.peak(ring.entries(context)) <= limit;
   };
   int too_few = 0, enough = 1;
-  while (enough < kMostDevices && !fits(enough))
-    too_few = enough, enough = std::min(kMostDevices, 2 * enough);
+  while (enough < most && !fits(enough)) too_few = enough, enough = std::min(most, 2 * enough);
   if (!fits(enough)) return 0;
   while (enough - too_few > 1) {
     const int middle = (too_few + enough) / 2;
     (fits(middle) ? enough : too_few) = middle;
   }
-  return enough;
+  return enough * memory.run().replicas;
 }
 
+/// A point of rings of so many devices.
 PlanPoint point_at(const MemoryModel& memory, const Hardware& hardware, int devices, std::int64_t limit) {
   const MemoryModel ring = memory.on(devices);
-  PlanPoint point{.devices = devices, .context = longest_context(ring, limit).tokens};
+  PlanPoint point{.devices = ring.run().devices_in_all(), .context = longest_context(ring, limit).tokens};
   if (point.context == 0) return point;
   const StepTime time = estimate_step(ring, hardware, point.context);
   point.seconds = time.seconds, point.mfu = time.mfu;
@@ -175,7 +179,7 @@ PlanFindings find(const PlanArguments& a, Hardware hardware) {
   }
   if (!f.fits()) f.fewest_devices = fewest_devices(memory, std::max<std::int64_t>(f.context, 1), f.limit);
   // A machine's threads are no cluster: what is measured within one process says nothing about more devices.
-  const int most = a.one_process ? f.run.devices : kMostDevices;
+  const int most = a.one_process ? f.run.devices : kMostDevices / f.run.replicas;
   if (f.hardware.slowest_link(kMostDevices).bytes_per_second > 0 || most == 1)
     for (int devices = 1;; devices = std::min(2 * devices, most)) {
       f.points.push_back(point_at(memory, f.hardware, devices, f.limit));
@@ -228,9 +232,10 @@ void add_run_options(CLI::App& command, PlanArguments& a) {
       ->check(one_of({"none", "optimizer", "parameters"}));
   add(command, "--block-tokens", a.block_tokens, "Tokens of a feed-forward and loss block")
       ->check(between<std::int64_t>(1, kMostTokens));
-  add(command, "--devices", a.devices, "Devices of a ring, up to 100000; simulated up to 1024")
+  add(command, "--devices", a.devices, "Devices in all, up to 100000; rings of up to 1024 are simulated")
       ->check(between(1, kMostDevices));
-  add(command, "--data-parallel", a.replicas, "Rings that train on sequences of their own")
+  add(command, "--data-parallel", a.replicas,
+      "Rings that the devices form, each with sequences of its own; divides the devices")
       ->check(between(1, 100'000));
   add_switch(command, "--one-process", a.one_process, "Devices are threads of one process");
   add(command, "--layout", a.layout, "Which token lives on which device")

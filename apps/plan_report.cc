@@ -193,7 +193,7 @@ std::string plan_json(const PlanFindings& f) {
         {"network", json_of(f.hardware.network)}}},
       {"run",
        {{"purpose", name_of(run.purpose)},
-        {"devices", run.devices},
+        {"devices", run.devices_in_all()},
         {"data_parallel", run.replicas},
         {"dtype", run.dtype == DType::f32 ? "f32" : "bf16"},
         {"remat", name_of(run.remat)},

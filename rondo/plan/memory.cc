@@ -11,8 +11,6 @@ namespace rondo {
 
 namespace {
 
-/// Where the float32 gradients of gathered buckets stand (--shard parameters).
-constexpr Entry kGradientExchange = Entry::gradients;
 /// Tokens up to which nothing is packed (model/packed_weights.cc), and logits of a loss block in bytes
 /// (model/loss_head.cc).
 constexpr std::int64_t kFewTokens = 64, kMostLogitBytes = 16 << 20;
@@ -29,16 +27,6 @@ std::int64_t loss_block_tokens(const RunShape& run) {
 }
 
 }  // namespace
-
-const char* name_of(ShardMode mode) {
-  return mode == ShardMode::none ? "none" : mode == ShardMode::optimizer ? "optimizer" : "parameters";
-}
-
-ShardMode parse_shard_mode(std::string_view name) {
-  for (const ShardMode mode : {ShardMode::none, ShardMode::optimizer, ShardMode::parameters})
-    if (name == name_of(mode)) return mode;
-  argument_error("shard", "expected none, optimizer or parameters, got '{}'", name);
-}
 
 const char* name_of(Purpose purpose) {
   return purpose == Purpose::train ? "train" : purpose == Purpose::evaluate ? "eval" : "generate";
@@ -83,10 +71,9 @@ std::int64_t MemoryModel::owned(int device) const {
   return elements;
 }
 
-/// Other devices' parts of a layer's gradients while they are summed; within a process they stay where they
-/// are.
+/// The devices' parts of a layer's gradients while they are summed. Within a process all read each other's.
 std::int64_t MemoryModel::parts_under_way() const {
-  if (!run_.between_processes) return 0;
+  if (!run_.between_processes && shard() == Shard::none) return 0;
   const std::int64_t most = std::max(layer_elements(), kLeastSummed);
   const std::int64_t part = owned_part({0, most}, run_.devices_in_all(), 0).size();
   return page(4 * part * run_.devices_in_all());
@@ -94,25 +81,26 @@ std::int64_t MemoryModel::parts_under_way() const {
 
 void MemoryModel::add_training_state(EntryBytes& bytes, int device) const {
   const std::int64_t N = total_elements(), own = owned(device), e = size_of(run_.dtype);
-  const bool rounds = run_.dtype != DType::f32, whole = run_.shard != ShardMode::parameters;
-  const bool whole_master = run_.shard == ShardMode::none || (run_.shard == ShardMode::optimizer && !rounds);
-  of(bytes, Entry::optimizer) = 2 * page(4 * (run_.shard == ShardMode::none ? N : own));
+  const bool rounds = run_.dtype != DType::f32, whole = shard() != Shard::parameters;
+  const bool whole_master = shard() == Shard::none || (shard() == Shard::optimizer && !rounds);
+  of(bytes, Entry::optimizer) = 2 * page(4 * (shard() == Shard::none ? N : own));
   of(bytes, Entry::parameters) = page(4 * (whole_master ? N : own));
   of(bytes, Entry::gradients) = page(4 * (whole ? N : own));
+  of(bytes, Entry::gradient_exchange) = parts_under_way();
   if (whole) {
     of(bytes, Entry::compute_weights) = rounds ? page(e * N) : 0;
-    of(bytes, Entry::gradients) += parts_under_way();
     return;
   }
   // Slots: a layer at work and the next one, and the embedding or the output matrix.
   const std::int64_t first = buckets_.front().size(), last = buckets_.back().size();
+  const std::int64_t layers = std::min<std::int64_t>(2, run_.config.layers);
   const auto slots = [&](std::int64_t element) {
     const std::int64_t outer = run_.config.tied_embedding ? page(element * first) + page(element * last)
                                                           : page(element * std::max(first, last));
-    return 2 * page(element * layer_elements()) + outer;
+    return layers * page(element * layer_elements()) + outer;
   };
   of(bytes, Entry::compute_weights) = slots(e);
-  of(bytes, kGradientExchange) += slots(4) + parts_under_way();
+  of(bytes, Entry::gradient_exchange) += slots(4);
 }
 
 /// Evaluation and generation: float32 as read, then rounded.

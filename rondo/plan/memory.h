@@ -10,18 +10,10 @@
 #include "rondo/core/ledger.h"
 #include "rondo/model/config.h"
 #include "rondo/model/parameters.h"
+#include "rondo/model/shard.h"
 #include "rondo/model/transformer.h"
 
 namespace rondo {
-
-/// What of the training state each device holds only a part of.
-enum class ShardMode {
-  none,       ///< nothing: every device holds all
-  optimizer,  ///< the moments, and with bfloat16 the master weights
-  parameters  ///< weights and gradients too: a bucket is gathered while it is used
-};
-const char* name_of(ShardMode mode);
-ShardMode parse_shard_mode(std::string_view name);  ///< throws ArgumentError naming the modes
 
 enum class Purpose { train, evaluate, generate };
 const char* name_of(Purpose purpose);
@@ -35,7 +27,7 @@ struct RunShape {
   Remat remat = Remat::attention;
   Exchange exchange = Exchange::copy;
   Layout layout = Layout::zigzag;
-  ShardMode shard = ShardMode::none;
+  Shard shard = Shard::none;
   std::int64_t block_tokens = 512;
   int devices = 1;                 ///< of a ring
   int replicas = 1;                ///< rings that train on sequences of their own and share their gradients
@@ -88,6 +80,8 @@ class MemoryModel {
   void add_exchange(EntryBytes& bytes, const ShardSize& shard) const;
   void add_cache(EntryBytes& bytes, std::int64_t tokens) const;
   std::int64_t packed_bytes() const;
+  /// What is divided: one device alone divides nothing.
+  Shard shard() const { return run_.devices_in_all() == 1 ? Shard::none : run_.shard; }
   std::int64_t parts_under_way() const;
 
   RunShape run_;

@@ -113,7 +113,7 @@ void Pricing::price_head() {
 /// Clearing gradients, their norm, AdamW, and weights rounded again.
 void Pricing::price_update() {
   const auto N = static_cast<double>(memory_.total_elements());
-  const double part = run_.shard == ShardMode::none ? 1 : 1.0 / run_.devices_in_all();
+  const double part = run_.shard == Shard::none ? 1 : 1.0 / run_.devices_in_all();
   const double rounded = run_.dtype == DType::f32 ? 0 : 6;
   const double seconds = N * (4 + 4 + part * (28 + rounded)) / hardware_.memory_bytes_per_second;
   p_.update = seconds;
@@ -140,8 +140,8 @@ void Pricing::price_exchange() {
              head = static_cast<double>(memory_.buckets().back().size());
   const bool trains = run_.purpose == Purpose::train;
   const Link& link = hardware_.slowest_link(run_.devices_in_all());
-  const bool all = run_.shard == ShardMode::parameters && trains;
-  const double weight = run_.shard == ShardMode::optimizer && run_.dtype == DType::f32 ? 4 : x_.e;
+  const bool all = run_.shard == Shard::parameters && trains;
+  const double weight = run_.shard == Shard::optimizer && run_.dtype == DType::f32 ? 4 : x_.e;
   const double share = (D - 1) / D, hop = (run_.devices - 1) * c_;
   const double passes = trains && run_.remat == Remat::layer ? 2 : 1;
   p_.sent_per_device =
@@ -149,7 +149,7 @@ void Pricing::price_exchange() {
   if (!trains) return;
   if (run_.devices > 1) p_.sent_per_device += x_.L * (hop + c_) * p_.attention.gradient_bytes_per_token;
   // Gradients: parts to their owners, and unless only those need them, sums back to all.
-  const double phases = run_.shard == ShardMode::none ? 2 : 1;
+  const double phases = run_.shard == Shard::none ? 2 : 1;
   p_.sent_per_device += 4 * N * share * phases;
   if (!run_.between_processes && link.copies_itself) {
     // Every device adds up its part from the others' memory and copies their sums.
@@ -166,7 +166,7 @@ void Pricing::price_exchange() {
     p_.gather_head = phase(x_.e * head);
     p_.moving_layer += x_.e * layer * share * 2 * link.busy_per_byte;
     p_.sent_per_device += x_.e * N * share * 2;
-  } else if (run_.shard == ShardMode::optimizer) {
+  } else if (run_.shard == Shard::optimizer) {
     p_.gather_updated = phase(weight * N);
     p_.sent_per_device += weight * N * share;
   }

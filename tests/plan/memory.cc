@@ -32,23 +32,27 @@ TEST(PlannedMemory, OfStateIsWhatTheModeHolds) {
   const EntryBytes all = none.entries(8192);
   near(all, Entry::parameters, 4 * N);
   near(all, Entry::optimizer, 8 * N);
-  near(all, Entry::gradients, 4 * N + 4 * layer);  // and the others' parts of a layer's
+  near(all, Entry::gradients, 4 * N);
+  near(all, Entry::gradient_exchange, 4 * layer);  // the devices' parts of a layer's
   near(all, Entry::compute_weights, 2 * N);
 
-  run.shard = ShardMode::optimizer;
+  run.shard = Shard::optimizer;
   const EntryBytes optimizer = MemoryModel(run).entries(8192);
   near(optimizer, Entry::parameters, 4 * N / 8);
   near(optimizer, Entry::optimizer, 8 * N / 8);
-  near(optimizer, Entry::gradients, 4 * N + 4 * layer);
+  near(optimizer, Entry::gradients, 4 * N);
+  near(optimizer, Entry::gradient_exchange, 4 * layer);
   near(optimizer, Entry::compute_weights, 2 * N);
   run.dtype = DType::f32;
   near(MemoryModel(run).entries(8192), Entry::parameters, 4 * N);
 
-  run.shard = ShardMode::parameters, run.dtype = DType::bf16;
+  run.shard = Shard::parameters, run.dtype = DType::bf16;
   const EntryBytes parameters = MemoryModel(run).entries(8192);
   near(parameters, Entry::parameters, 4 * N / 8);
   near(parameters, Entry::optimizer, 8 * N / 8);
   near(parameters, Entry::compute_weights, 2 * (2 * layer + outer));
+  near(parameters, Entry::gradients, 4 * N / 8);
+  near(parameters, Entry::gradient_exchange, 4 * (3 * layer + outer));
   run.config.tied_embedding = true;
   const MemoryModel tied(run);
   near(tied.entries(8192), Entry::compute_weights, 2 * (2 * layer + outer));  // and the final norm
@@ -57,7 +61,7 @@ TEST(PlannedMemory, OfStateIsWhatTheModeHolds) {
 
 TEST(PlannedMemory, OfReplicasIsDividedByAllDevices) {
   RunShape run = shape("llama-1b", 4);
-  run.shard = ShardMode::parameters;
+  run.shard = Shard::parameters;
   const EntryBytes one = MemoryModel(run).entries(4096);
   run.replicas = 4;
   const EntryBytes four = MemoryModel(run).entries(4096);
@@ -105,9 +109,6 @@ TEST(PlannedMemory, RefusesWhatMakesNoSense) {
   EXPECT_THROW(MemoryModel{run}, ArgumentError);
   run = shape("llama-1b", 2), run.config.kv_heads = 3;
   EXPECT_THROW(MemoryModel{run}, ArgumentError);
-  EXPECT_THROW(parse_shard_mode("all"), ArgumentError);
-  for (const char* name : {"none", "optimizer", "parameters"})
-    EXPECT_STREQ(name_of(parse_shard_mode(name)), name);
   for (const char* name : {"train", "eval", "generate"}) EXPECT_STREQ(name_of(parse_purpose(name)), name);
 }
 

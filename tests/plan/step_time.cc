@@ -14,7 +14,7 @@ RunShape shape(const char* model, int devices, Remat remat = Remat::layer) {
   return {.config = find_named_model(model)->config,
           .dtype = DType::bf16,
           .remat = remat,
-          .shard = ShardMode::parameters,
+          .shard = Shard::parameters,
           .devices = devices,
           .between_processes = devices > 1,
           .isa = Isa::avx512_bf16};
@@ -94,11 +94,11 @@ TEST(StepTime, AThousandDevicesAreSimulatedAndMoreAreNot) {
 /// Sums of gradients travel beside backward; sharding trades them for gathers.
 TEST(StepTime, SharedStateCostsWhatTravels) {
   RunShape run = shape("llama-7b", 8, Remat::attention);
-  run.shard = ShardMode::none;
+  run.shard = Shard::none;
   Hardware slow = hardware("a100-80gb");
   slow.node.bytes_per_second = 1e9;
   const StepTime none = simulate_step(MemoryModel(run), slow, 8 * 512);
-  run.shard = ShardMode::optimizer;
+  run.shard = Shard::optimizer;
   const StepTime optimizer = simulate_step(MemoryModel(run), slow, 8 * 512);
   // Parts of 4 bytes there and sums of 4 back, against parts of 4 there and weights of 2 back.
   EXPECT_NEAR((none.sent_per_device - optimizer.sent_per_device) / 1e9, 2 * 6.74 * 7 / 8, 0.1);
@@ -108,7 +108,7 @@ TEST(StepTime, SharedStateCostsWhatTravels) {
 
 TEST(StepTime, OfEvaluationIsForwardAlone) {
   RunShape run = shape("llama3-8b", 8);
-  run.shard = ShardMode::none;
+  run.shard = Shard::none;
   const StepTime trains = simulate_step(MemoryModel(run), hardware("h100"), 1 << 18);
   run.purpose = Purpose::evaluate;
   const StepTime evaluates = simulate_step(MemoryModel(run), hardware("h100"), 1 << 18);
