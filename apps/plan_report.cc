@@ -43,11 +43,11 @@ std::int64_t shard_of(const PlanFindings& found) {
 std::string heading(const PlanFindings& f) {
   const RunShape& run = f.run;
   std::string text = fmt::format("{}: {}\n", f.model, describe(run.config, f.parameters));
-  text +=
-      fmt::format("{} of {}{}\n",
-                  run.devices == 1 ? "one device" : fmt::format("a ring of {} devices", grouped(run.devices)),
-                  f.hardware.title.empty() ? f.hardware.name : f.hardware.title,
-                  run.replicas > 1 ? fmt::format(", {} rings", run.replicas) : "");
+  const std::string ring =
+      run.devices == 1 ? "one device" : fmt::format("a ring of {} devices", grouped(run.devices));
+  text += fmt::format("{} of {}\n",
+                      run.replicas == 1 ? ring : fmt::format("{} times {}", grouped(run.replicas), ring),
+                      f.hardware.title.empty() ? f.hardware.name : f.hardware.title);
   text += fmt::format("{}, {}, {}", name_of(run.purpose), name_of(run.dtype), name_of(run.layout));
   if (run.purpose == Purpose::train)
     text += fmt::format(", --remat {}, --shard {}", name_of(run.remat), name_of(run.shard));

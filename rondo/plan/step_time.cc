@@ -39,12 +39,13 @@ void run_step(Clock& clock, const StepPrices& p, const RunShape& run) {
   if (run.purpose != Purpose::train) return;
   clock.occupy_links(p.sum_head);
   run_layers(clock, layers, [&] {
-    clock.occupy_links(p.gather_layer + p.sum_layer);
+    clock.occupy_links(p.gather_layer);
     clock.compute(p.moving_layer + p.again);
     if (run.remat == Remat::layer) clock.forward();
     clock.compute(p.backward_before);
     clock.backward();
     clock.compute(p.backward_after);
+    clock.occupy_links(p.sum_layer);  // while the layer before it is computed
   });
   clock.compute(p.embedding);
   clock.occupy_links(p.sum_embedding);
