@@ -18,5 +18,6 @@ Run add_demo_command(CLI::App& app);
 Run add_bench_command(CLI::App& app);
 Run add_compare_command(CLI::App& app);
 Run add_doctor_command(CLI::App& app);
+Run add_plan_command(CLI::App& app);
 
 }  // namespace rondo::apps

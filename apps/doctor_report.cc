@@ -7,6 +7,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "apps/markdown_table.h"
 #include "apps/options.h"
 
 namespace rondo::apps {
@@ -20,35 +21,11 @@ std::int64_t own_tokens(const DoctorFindings& found) {
   return found.model.context / devices;  // of the device with the fewest
 }
 
-/// A Markdown table of cells that are as wide as the widest of their column.
-class Table {
- public:
-  explicit Table(std::vector<std::string> header) : rows_{std::move(header)} {}
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-  std::string text() const {
-    std::vector<std::size_t> widths(rows_.front().size());
-    for (const auto& row : rows_)
-      for (std::size_t n = 0; n < row.size(); ++n) widths[n] = std::max(widths[n], row[n].size());
-    std::string out;
-    for (std::size_t r = 0; r < rows_.size(); ++r) {
-      for (std::size_t n = 0; n < widths.size(); ++n) out += fmt::format("| {:>{}} ", rows_[r][n], widths[n]);
-      out += "|\n";
-      if (r > 0) continue;
-      for (const std::size_t width : widths) out += fmt::format("|{:->{}}:", "", width + 1);
-      out += "|\n";
-    }
-    return out + "\n";
-  }
-
- private:
-  std::vector<std::vector<std::string>> rows_;
-};
-
 std::string giga(double rate) { return fmt::format("{:.3g}", rate / 1e9); }
 
 std::string processes_table(const RingFindings& ring) {
-  Table table({"process", "host", "devices x threads", "CPUs of the host", "may run on", "NUMA domains",
-               "instruction set", "version"});
+  MarkdownTable table({"process", "host", "devices x threads", "CPUs of the host", "may run on",
+                       "NUMA domains", "instruction set", "version"});
   for (std::size_t p = 0; p < ring.processes.size(); ++p) {
     const ProcessFacts& facts = ring.processes[p];
     table.add({fmt::format("{}", p), facts.host.host, fmt::format("{} x {}", facts.devices, facts.threads),
@@ -61,8 +38,8 @@ std::string processes_table(const RingFindings& ring) {
 }
 
 std::string devices_table(const RingFindings& ring) {
-  Table table({"device", "f32 GFLOP/s alone", "all at once", "bf16 GFLOP/s alone", "all at once",
-               "memory read GB/s"});
+  MarkdownTable table({"device", "f32 GFLOP/s alone", "all at once", "bf16 GFLOP/s alone", "all at once",
+                       "memory read GB/s"});
   for (std::size_t d = 0; d < ring.devices.size(); ++d) {
     const DeviceRates& rates = ring.devices[d];
     table.add({fmt::format("{}", d), giga(rates.f32_alone), giga(rates.f32_together), giga(rates.bf16_alone),
@@ -78,7 +55,7 @@ std::string hops_table(const RingFindings& ring) {
     header.push_back(fmt::format("{}: GB/s alone", format_bytes(static_cast<double>(rate.bytes))));
     header.push_back("all at once");
   }
-  Table table(header);
+  MarkdownTable table(header);
   for (std::size_t hop = 0; hop < ring.hops.size(); ++hop) {
     const HopRates& rates = ring.hops[hop];
     std::vector<std::string> row = {fmt::format("{} -> {}", hop, (hop + 1) % ring.hops.size()),
@@ -99,8 +76,8 @@ std::string hiding(const DoctorFindings& found) {
       "({} query heads on {} of {}):\n\n",
       name_of(m.dtype), m.heads, m.kv_heads, m.head_dim);
   const bool asked = m.context > 0;
-  Table table(asked ? std::vector<std::string>{"pass", "mask", "needed", "yours", ""}
-                    : std::vector<std::string>{"pass", "mask", "needed"});
+  MarkdownTable table(asked ? std::vector<std::string>{"pass", "mask", "needed", "yours", ""}
+                            : std::vector<std::string>{"pass", "mask", "needed"});
   for (const DoctorNeed& need : found.needs) {
     std::vector<std::string> row = {need.pass, need.mask, fmt::format("{:.0f}", std::ceil(need.tokens))};
     if (asked) {

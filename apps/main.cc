@@ -96,9 +96,10 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
   std::vector<Command> commands;
-  for (const auto add : {apps::add_train_command, apps::add_eval_command, apps::add_generate_command,
-                         apps::add_import_command, apps::add_inspect_command, apps::add_demo_command,
-                         apps::add_bench_command, apps::add_compare_command, apps::add_doctor_command}) {
+  for (const auto add :
+       {apps::add_train_command, apps::add_eval_command, apps::add_generate_command, apps::add_import_command,
+        apps::add_inspect_command, apps::add_demo_command, apps::add_bench_command, apps::add_compare_command,
+        apps::add_doctor_command, apps::add_plan_command}) {
     apps::Run command = add(app);
     commands.push_back({app.get_subcommands({}).back(), std::move(command)});
   }

@@ -90,7 +90,7 @@ void RingArguments::add_to(CLI::App& app) {
   add(app, "--layout", layout_, "Which token lives on which device")
       ->check(one_of({"contiguous", "striped", "zigzag"}))
       ->group(kRingGroup);
-  add(app, "--exchange", exchange_, "How devices hand over keys and values: copied, or as views")
+  add(app, "--exchange", exchange_, "How devices of a process hand over keys and values: copied, or as views")
       ->check(one_of({"copy", "share"}))
       ->group(kRingGroup);
   add_switch(app, "--no-overlap", no_overlap_,

@@ -35,12 +35,21 @@ KeyValues tokens_of(const KeyValues& pair, Range range) {
 }  // namespace
 
 int GradientLane::pairs(const Communicator& communicator) {
-  return communicator.can_share() || communicator.devices() <= 2 ? 2 : 3;
+  const int P = communicator.devices();
+  return P <= 2 || communicator.can_share((communicator.device() + P - 1) % P) ? 2 : 3;
 }
 
 int GradientLane::reach(int owner) const {
   const Schedule::Reach& reach = loop_.schedule.reach[static_cast<std::size_t>(owner)];
   return direction_ == Direction::down ? reach.down : reach.up;
+}
+
+bool GradientLane::may_add_at_any_time() const {
+  // Both directions add to the device's own gradients, up at the end of the distance after its reach. What
+  // comes down from another process, at any time from the distance of its reach to the end of the next, must
+  // not come between, nor now before and now after it.
+  const Schedule::Reach& own = loop_.schedule.reach[static_cast<std::size_t>(loop_.schedule.device)];
+  return direction_ == Direction::down && (own.up == 0 || own.up + 1 != own.down);
 }
 
 int GradientLane::block_at(int distance) const {
@@ -72,20 +81,20 @@ void GradientLane::begin(int distance) {
         reach(owner_) == distance ? gradient_parts(tokens(owner_)) : std::vector{Range{0, tokens(owner_)}};
     if (distance >= 2) {
       passing_.into = partial_;
-      const KeyValues place = place_for(passing_, loop_.communicator.can_share());
-      passing_.requests.push_back(
-          post_receive((me + P - hop_step()) % P, false, 0, place, loop_.communicator.can_share()));
+      const int from = (me + P - hop_step()) % P;
+      const bool adds = loop_.communicator.can_share(from);
+      const KeyValues place = place_for(passing_, adds);
+      passing_.requests.push_back(post_receive(from, false, 0, place, adds));
     }
   }
   if (reach(me) > 0 && distance == reach(me)) {
-    // Both directions add to the same memory: only one may do so whenever something comes.
-    const bool adds = direction_ == Direction::down || loop_.communicator.can_share();
+    const int from = (me + reach(me) * hop_step()) % P;
+    const bool adds = loop_.communicator.can_share(from) || may_add_at_any_time();
     home_.into = own_;
     const KeyValues place = place_for(home_, adds);
     const std::vector<Range> parts = gradient_parts(tokens(me));
     for (std::size_t n = 0; n < parts.size(); ++n)
-      home_.requests.push_back(
-          post_receive((me + reach(me) * hop_step()) % P, true, n, tokens_of(place, parts[n]), adds));
+      home_.requests.push_back(post_receive(from, true, n, tokens_of(place, parts[n]), adds));
   }
 }
 

@@ -20,7 +20,7 @@ class GradientLane {
       : loop_(loop), pool_(pool), direction_(direction), own_(own) {}
 
   /// Pairs of the pool that a full ring needs at a time: one is summed into while another is under way, and
-  /// where the neighbours' memory is out of reach a third one arrives.
+  /// where the memory of the device before is out of reach a third one arrives.
   static int pairs(const Communicator& communicator);
 
   /// Posts what moves while `distance` is computed and makes room for this distance's gradients.
@@ -51,6 +51,8 @@ class GradientLane {
   int hop_step() const { return direction_ == Direction::down ? 1 : loop_.communicator.devices() - 1; }
   int reach(int owner) const;
   std::int64_t tokens(int owner) const { return loop_.shard_tokens[static_cast<std::size_t>(owner)]; }
+  /// Whether the sum that comes home may be added whenever it comes.
+  bool may_add_at_any_time() const;
   /// Owner of the block that is here at `distance`, or -1.
   int block_at(int distance) const;
   Tag tag(MessageKind kind, bool home, std::size_t part) const;

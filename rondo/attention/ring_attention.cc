@@ -23,8 +23,6 @@ RingAttention::RingAttention(Context& context, Communicator& communicator, const
                  shape.q_heads, shape.kv_heads);
   for (const std::int64_t dim : {shape.qk_dim, shape.v_dim})
     check_argument(dim >= 4 && dim <= 256, op, "expected head sizes from 4 to 256, got {}", dim);
-  check_argument(exchange == Exchange::copy || communicator.can_share(), op,
-                 "expected devices of one process for --exchange share, got separate processes; use copy");
 }
 
 void RingAttention::prepare(const SequencePlan& plan, const Mask& mask) {
@@ -45,7 +43,7 @@ void RingAttention::prepare(const SequencePlan& plan, const Mask& mask) {
 
   // The same buffers for every ring of two or more, so that memory per device depends neither on its length
   // nor on where this sequence's documents end: the next one's may travel.
-  if (communicator_->devices() > 1 && exchange_ == Exchange::copy) kv_pool_.reserve(1);
+  kv_pool_.reserve(pairs_that_arrive());
 }
 
 void RingAttention::forget_tiles() {
@@ -63,6 +61,13 @@ void RingAttention::reserve_backward() {
   grow(delta_, shape_.q_heads * tokens(), "delta");
   if (communicator_->devices() > 1)
     gradient_pool_.reserve(GradientLane::pairs(*communicator_) - gradient_pairs_in_state());
+}
+
+int RingAttention::pairs_that_arrive() const {
+  // Of those that a full ring needs the call has one already, lent or spare.
+  const int P = communicator_->devices(), before = (communicator_->device() + P - 1) % P;
+  if (P == 1 || hands_views(*communicator_, exchange_, before)) return 0;
+  return 1 + readers_after(*communicator_, exchange_, Direction::down);
 }
 
 int RingAttention::gradient_pairs_in_state() const {

@@ -21,8 +21,7 @@ struct AttentionShape {
 /// One device's part of a ring. All devices make the same calls in the same order.
 class RingAttention {
  public:
-  /// The context and the communicator must outlive it. Throws ArgumentError for impossible shapes, and for
-  /// Exchange::share where devices do not share memory.
+  /// The context and the communicator must outlive it. Throws ArgumentError for impossible shapes.
   RingAttention(Context& context, Communicator& communicator, const AttentionShape& shape, Exchange exchange);
 
   /// Plans the calls that follow. Allocates only when a shard is larger than any before.
@@ -74,6 +73,8 @@ class RingAttention {
   /// What only backward needs, at its first call: evaluation and generation never hold it.
   void reserve_backward();
   int last_distance() const;
+  /// Pairs of travelling keys and values that a full ring needs of the pool.
+  int pairs_that_arrive() const;
   /// How many of the travelling gradients' pairs the attention state's memory holds during backward.
   int gradient_pairs_in_state() const;
   RingLoop loop(std::string_view label);

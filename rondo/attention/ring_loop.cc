@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <limits>
+#include <utility>
 
 namespace rondo {
 
@@ -12,6 +14,19 @@ Exchange parse_exchange(std::string_view name) {
   if (name == "copy") return Exchange::copy;
   if (name == "share") return Exchange::share;
   argument_error("exchange", "expected copy or share, got '{}'", name);
+}
+
+bool hands_views(const Communicator& communicator, Exchange exchange, int from) {
+  return exchange == Exchange::share && communicator.can_share(from);
+}
+
+int readers_after(const Communicator& communicator, Exchange exchange, Direction direction) {
+  const int P = communicator.devices(), step = direction == Direction::down ? 1 : P - 1;
+  int readers = 0;
+  while (readers + 1 < P &&
+         hands_views(communicator, exchange, (communicator.device() + (readers + 1) * step) % P))
+    ++readers;
+  return readers;
 }
 
 Tag CallId::tag(MessageKind kind, Direction direction, int distance, bool home, int part) const {
@@ -26,13 +41,26 @@ struct Held {
   int owner = -1;
   ConstKeyValues block;
   KeyValues memory;                        // the pool's, where the block was copied
-  std::array<RequestPtr, 2> view_request;  // Exchange::share: to release when it was passed on
+  std::array<RequestPtr, 2> view_request;  // otherwise: to release when nobody reads it any more
+};
+
+/// The device's own keys' and values' memory, where it may be overwritten, once both lanes have sent them.
+struct SparePlace {
+  KeyValues memory;
+  int lanes = 2;
 };
 
 /// The transfers of one direction; keeps what is held between one distance and the next.
 class Lane {
  public:
-  Lane(const RingLoop& loop, Direction direction) : loop_(loop), direction_(direction) {}
+  /// `spare`: see RingLoop::run; given to the pool by the last of the lanes that have sent it.
+  Lane(const RingLoop& loop, Direction direction, SparePlace& spare)
+      : loop_(loop), direction_(direction), spare_(spare) {
+    const int P = loop.communicator.devices();
+    hop_step_ = direction == Direction::down ? 1 : P - 1;
+    views_ = hands_views(loop.communicator, loop.exchange, (loop.schedule.device + P - hop_step_) % P);
+    readers_ = readers_after(loop.communicator, loop.exchange, direction);
+  }
 
   const Held& held() const { return held_; }
   void hold_own(const ConstKeyValues& own) {
@@ -43,14 +71,13 @@ class Lane {
   /// Posts the hop that takes blocks from distance - 1 to distance.
   void post(const Hop& hop) {
     const int P = loop_.communicator.devices(), me = loop_.schedule.device;
-    const int step = direction_ == Direction::down ? 1 : P - 1;
     if (hop.send_block >= 0) {
       RONDO_ASSERT(held_.owner == hop.send_block);
-      const int to = (me + step) % P;
+      const int to = (me + hop_step_) % P;
       sends_[0] = loop_.communicator.send(to, tag(MessageKind::keys, hop), held_.block.k_SGD);
       sends_[1] = loop_.communicator.send(to, tag(MessageKind::values, hop), held_.block.v_SGE);
     }
-    if (hop.receive_block >= 0) post_receive(hop, (me + P - step) % P);
+    if (hop.receive_block >= 0) post_receive(hop, (me + P - hop_step_) % P);
     distance_ = hop.distance;
   }
 
@@ -59,46 +86,54 @@ class Lane {
     if (!receiving()) return;
     const std::string doing = describe("receive");
     for (RequestPtr& request : receives_) loop_.communicator.wait(*request, doing.c_str());
-    if (loop_.exchange == Exchange::share) incoming_.view_request = std::move(receives_);
+    if (views_) incoming_.view_request = std::move(receives_);
     receives_ = {};
   }
 
-  /// After this the block that was held may be overwritten (copy), or is remembered until the end (share: the
-  /// views form a chain back to the owner, so waiting here would wait for the neighbour's next step).
-  void finish_send(bool own_is_spare, const KeyValues& spare) {
-    if (loop_.exchange == Exchange::copy) {
-      const std::string doing = describe("send");
-      for (RequestPtr& request : sends_)
-        if (request) loop_.communicator.wait(*request, doing.c_str());
-      sends_ = {};
-      if (held_.memory.k_SGD.data != nullptr) loop_.pool.give(held_.memory);
-      if (own_is_spare && held_.owner == loop_.schedule.device) loop_.pool.give(spare);
-    } else if (held_.owner >= 0) {
-      chain_.push_back({std::move(held_), std::move(sends_)});
+  /// Ends the hop that was posted at `distance`. A block that was copied to the next device may be
+  /// overwritten now. One that was handed over as a view is read for as many distances more as there are
+  /// readers; where all devices are of one process the views form a circle, and are ended by unwind() only.
+  void finish_send(int distance) {
+    if (held_.owner >= 0) {
+      const bool circles = readers_ + 1 == loop_.communicator.devices();
+      const int read_until = !sends_[0] ? distance : circles ? kToTheEnd : distance + readers_;
+      passed_.push_back({read_until, std::move(held_), std::move(sends_)});
       sends_ = {};
     }
+    for (Passed& passed : passed_)
+      if (passed.read_until <= distance) end(passed);
+    std::erase_if(passed_, [=](const Passed& passed) { return passed.read_until <= distance; });
     held_ = std::move(incoming_);
     incoming_ = {};
   }
 
-  /// Exchange::share: ends the views, farthest block first: each waits for the next device's release of a
-  /// block one hop farther, so that this order cannot wait in a circle.
+  /// Ends the views that are left, farthest block first: each waits for the next device's release of a block
+  /// one hop farther, so that this order cannot wait in a circle.
   void unwind() {
-    for (auto link = chain_.rbegin(); link != chain_.rend(); ++link) {
-      const std::string doing = describe("hand over views");
-      for (RequestPtr& send : link->sends)
-        if (send) loop_.communicator.wait(*send, doing.c_str());
-      for (RequestPtr& view : link->held.view_request)
-        if (view) loop_.communicator.release(*view);
-    }
-    chain_.clear();
+    for (auto passed = passed_.rbegin(); passed != passed_.rend(); ++passed) end(*passed);
+    passed_.clear();
   }
 
  private:
-  struct Link {
+  static constexpr int kToTheEnd = std::numeric_limits<int>::max();
+  /// A block that the next device may still read.
+  struct Passed {
+    int read_until = 0;  ///< the end of this distance
     Held held;
     std::array<RequestPtr, 2> sends;
   };
+
+  void end(Passed& passed) {
+    const std::string doing = describe(readers_ > 0 ? "hand over" : "send");
+    for (RequestPtr& send : passed.sends)
+      if (send) loop_.communicator.wait(*send, doing.c_str());
+    for (RequestPtr& view : passed.held.view_request)
+      if (view) loop_.communicator.release(*view);
+    if (passed.held.memory.k_SGD.data != nullptr) loop_.pool.give(passed.held.memory);
+    if (passed.held.owner == loop_.schedule.device && --spare_.lanes == 0 &&
+        spare_.memory.k_SGD.data != nullptr)
+      loop_.pool.give(spare_.memory);
+  }
 
   Tag tag(MessageKind kind, const Hop& hop) const { return loop_.call.tag(kind, direction_, hop.distance); }
   std::string describe(const char* what) const {
@@ -108,7 +143,7 @@ class Lane {
   void post_receive(const Hop& hop, int from) {
     incoming_ = {};
     incoming_.owner = hop.receive_block;
-    if (loop_.exchange == Exchange::share) {
+    if (views_) {
       // The requests fill the views in when waited for; incoming_ must stay where it is until then.
       receives_[0] =
           loop_.communicator.receive_view(from, tag(MessageKind::keys, hop), &incoming_.block.k_SGD);
@@ -126,17 +161,22 @@ class Lane {
 
   const RingLoop& loop_;
   Direction direction_;
+  SparePlace& spare_;
+  int hop_step_ = 1;    // to the next device
+  bool views_ = false;  // whether blocks arrive as views
+  int readers_ = 0;     // of what is sent, one after the other, in the memory where it is
   int distance_ = 0;
   Held held_, incoming_;
   std::array<RequestPtr, 2> sends_, receives_;
-  std::vector<Link> chain_;
+  std::vector<Passed> passed_;
 };
 
 }  // namespace
 
 int RingLoop::run(const ConstKeyValues& own, const KeyValues& spare, int last_distance,
                   RingVisitor& visitor) const {
-  Lane down(*this, Direction::down), up(*this, Direction::up);
+  SparePlace place{spare};
+  Lane down(*this, Direction::down, place), up(*this, Direction::up, place);
   down.hold_own(own);
   up.hold_own(own);
   std::size_t step = 0, hop = 0;
@@ -157,9 +197,8 @@ int RingLoop::run(const ConstKeyValues& own, const KeyValues& spare, int last_di
     }
     down.finish_receive();
     up.finish_receive();
-    // Own keys and values are shared by both lanes: free once, after both have sent them.
-    down.finish_send(false, spare);
-    up.finish_send(distance == 0 && spare.k_SGD.data != nullptr, spare);
+    down.finish_send(distance);
+    up.finish_send(distance);
     visitor.end(distance);
   }
   down.unwind();

@@ -13,10 +13,15 @@
 
 namespace rondo {
 
-/// How blocks go from device to device: copied into the receiver's buffers as between processes, or, within
-/// one process, handed over as read-only views.
+/// How blocks go from device to device: copied into the receiver's buffers, or between neighbours of one
+/// process handed over as read-only views. Between processes they are always copied.
 enum class Exchange { copy, share };
 const char* name_of(Exchange exchange);
+/// Whether blocks come from device `from` as views.
+bool hands_views(const Communicator& communicator, Exchange exchange, int from);
+/// How many devices read a block one after the other, in one direction, in the memory where the device of
+/// this communicator has it; its neighbour is the first.
+int readers_after(const Communicator& communicator, Exchange exchange, Direction direction);
 Exchange parse_exchange(std::string_view name);
 
 /// Messages of one attention call; no two calls in flight share a tag.
@@ -48,7 +53,7 @@ struct RingLoop {
   Communicator& communicator;
   const Schedule& schedule;
   const std::vector<std::int64_t>& shard_tokens;  ///< of every device
-  BlockPool& pool;                                ///< where arriving blocks are put (Exchange::copy)
+  BlockPool& pool;                                ///< where blocks that are copied arrive
   Exchange exchange;
   CallId call;
   std::string_view label;  ///< for error messages and traces

@@ -43,8 +43,15 @@ class Communicator {
   /// Posts a receive that adds float32 elements to `into`, at any moment until it has been waited for: until
   /// then nobody else may touch them.
   virtual RequestPtr receive_add(int from, Tag tag, const Tensor& into) = 0;
-  /// True where receive_view works: all devices of the ring are of one process.
-  virtual bool can_share() const = 0;
+  /// Whether receive_view works between this device and that one: both are of one process. Then, too, what
+  /// comes by receive_add is added by the receiver's own wait, and not before.
+  virtual bool can_share(int peer) const = 0;
+  /// Whether it works between all devices.
+  bool can_share() const {
+    for (int peer = 0; peer < devices(); ++peer)
+      if (!can_share(peer)) return false;
+    return true;
+  }
   /// Posts a receive of a view of the sender's memory; `view` is set when waited for. The sender's wait
   /// returns only when the receiver has called release() on this request.
   virtual RequestPtr receive_view(int from, Tag tag, ConstTensor* view) = 0;

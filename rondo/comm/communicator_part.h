@@ -19,7 +19,8 @@ class CommunicatorPart final : public Communicator {
   RequestPtr send(int to, Tag tag, const ConstTensor& data) override;
   RequestPtr receive(int from, Tag tag, const Tensor& into) override;
   RequestPtr receive_add(int from, Tag tag, const Tensor& into) override;
-  bool can_share() const override { return whole_.can_share(); }
+  using Communicator::can_share;
+  bool can_share(int peer) const override { return whole_.can_share(whole_device("can_share", peer)); }
   RequestPtr receive_view(int from, Tag tag, ConstTensor* view) override;
   void release(Request& view_request) override { whole_.release(view_request); }
   void wait(Request& request, const char* doing) override { whole_.wait(request, doing); }

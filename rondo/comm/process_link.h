@@ -100,8 +100,8 @@ class ProcessLink final : private Watched {
   bool begin_pieces(Flow& flow);
   bool end_pieces(Flow& flow);
   /// Keeps the memory of a message from going away; false when it has.
-  bool borrow(Message& message);
-  void give_back(Message& message);
+  bool borrow(const MessagePtr& message);
+  void give_back(const MessagePtr& message);
 
   ThreadShared& shared_;
   const std::shared_ptr<Processes> processes_;

@@ -15,16 +15,20 @@ constexpr std::size_t kPiecesUnderWay = 8;  // of one message
 
 }  // namespace
 
-bool ProcessLink::borrow(Message& message) {
+bool ProcessLink::borrow(const MessagePtr& message) {
   const std::lock_guard lock(shared_.mutex);
-  message.busy = shared_.failed_device < 0 && !message.withdrawn;
-  return message.busy;
+  message->busy = shared_.failed_device < 0 && !message->withdrawn;
+  // What is sent may be a view of another device's memory, which must not go away either.
+  if (message->busy) shared_.start_reading(message);
+  return message->busy;
 }
 
-void ProcessLink::give_back(Message& message) {
+void ProcessLink::give_back(const MessagePtr& message) {
   const std::lock_guard lock(shared_.mutex);
-  message.busy = false;
-  shared_.at(is_local(message.from) ? message.from : message.to).wake.notify_all();
+  message->busy = false;
+  std::erase(shared_.active, message);
+  shared_.at(is_local(message->from) ? message->from : message->to).wake.notify_all();
+  if (shared_.failed_device >= 0) shared_.wake_all();
 }
 
 bool ProcessLink::move_payloads() {
@@ -78,9 +82,9 @@ bool ProcessLink::begin_pieces(Flow& flow) {
       spare_.pop_back();
     }
     if (flow.outgoing) {
-      if (!borrow(message)) return moved;
+      if (!borrow(flow.message)) return moved;
       std::memcpy(parcel.data.get(), static_cast<const std::byte*>(message.source.data) + flow.begun, bytes);
-      give_back(message);
+      give_back(flow.message);
     }
     flow.pieces.push_back({flow.outgoing ? processes_->send(process, message.channel, parcel)
                                          : processes_->receive(process, message.channel, parcel),
@@ -95,7 +99,7 @@ bool ProcessLink::end_pieces(Flow& flow) {
   Message& message = *flow.message;
   bool moved = false;
   while (!flow.pieces.empty() && flow.pieces.front().transfer->done()) {
-    if (!flow.outgoing && !borrow(message)) return moved;
+    if (!flow.outgoing && !borrow(flow.message)) return moved;
     Parcel parcel = std::move(flow.pieces.front().parcel);
     flow.pieces.pop_front();
     if (!flow.outgoing) {
@@ -107,7 +111,7 @@ bool ProcessLink::end_pieces(Flow& flow) {
       } else {
         std::memcpy(into, parcel.data.get(), parcel.bytes);
       }
-      give_back(message);
+      give_back(flow.message);
     }
     flow.ended += static_cast<std::int64_t>(parcel.bytes);
     spare_.push_back(std::move(parcel));

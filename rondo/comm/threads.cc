@@ -99,7 +99,7 @@ class ThreadCommunicator final : public Communicator {
     const std::lock_guard lock(shared_->mutex);
     shared_->at(device_).state.step = step;
   }
-  bool can_share() const override { return shared_->link == nullptr; }
+  bool can_share(int peer) const override { return !shared_->link || shared_->link->is_local(peer); }
 
   RequestPtr send(int to, Tag tag, const ConstTensor& data) override {
     check_end("send", to, data);
@@ -122,7 +122,9 @@ class ThreadCommunicator final : public Communicator {
   RequestPtr receive_view(int from, Tag tag, ConstTensor* view) override {
     check_end("receive_view", from, ConstTensor());
     check_argument(view != nullptr, "receive_view", "expected a place for the view, got none");
-    check_argument(can_share(), "receive_view", "expected a ring of one process, got one of several");
+    check_argument(can_share(from), "receive_view",
+                   "expected a device of the same process as device {}, got device {} of another", device_,
+                   from);
     return post({.from = from, .to = device_, .tag = tag, .received = true, .kind = Message::Kind::view},
                 view);
   }

@@ -194,32 +194,61 @@ void check_mask(const Mask& mask) {
 
 }  // namespace
 
+struct ScheduleMaker::Common {
+  Common(const SequencePlan& sequence, const Mask& mask)
+      : plan(sequence),
+        pieces(all_pieces(plan)),
+        documents(plan),
+        effective(effective_mask(mask, documents.longest())),
+        allowed(near_differences(effective)),
+        needs(find_needs(plan, pieces, documents, allowed)) {
+    for (int owner = 0; owner < plan.devices; ++owner)
+      reach.push_back(find_reach(needs, plan.devices, owner));
+  }
+  ShardSegments segments(int device) const {
+    return shard_segments(pieces[static_cast<std::size_t>(device)], documents);
+  }
+
+  SequencePlan plan;
+  std::vector<std::vector<Piece>> pieces;
+  Documents documents;
+  Mask effective;
+  Differences allowed;
+  Needs needs;
+  std::vector<Schedule::Reach> reach;
+};
+
+ScheduleMaker::ScheduleMaker(const SequencePlan& plan, const Mask& mask) {
+  check_plan("make_schedule", plan);
+  check_mask(mask);
+  common_ = std::make_unique<const Common>(plan, mask);
+}
+
+ScheduleMaker::~ScheduleMaker() = default;
+
+Schedule ScheduleMaker::make(int device) const {
+  const Common& all = *common_;
+  check_device("make_schedule", all.plan, device);
+  const ShardSegments own = all.segments(device);
+  Schedule schedule{.device = device,
+                    .devices = all.plan.devices,
+                    .pieces = all.pieces[static_cast<std::size_t>(device)],
+                    .reach = all.reach};
+  add_hops(schedule);
+  schedule.steps.push_back({.kv = {device}, .arrives = Direction::none, .distance = 0});
+  add_global_block(schedule, own, all.documents, all.effective);
+  add_arrivals(schedule);
+  for (Step& step : schedule.steps)
+    if (!step.kv.is_global() && all.needs.has(device, step.kv.owner))
+      step.tiles = block_tiles(own, all.segments(step.kv.owner), all.documents, all.allowed);
+  return schedule;
+}
+
 Schedule make_schedule(const SequencePlan& plan, const Mask& mask, int device) {
   check_plan("make_schedule", plan);
   check_mask(mask);
   check_device("make_schedule", plan, device);
-
-  const std::vector<std::vector<Piece>> pieces = all_pieces(plan);
-  const Documents documents(plan);
-  const Mask effective = effective_mask(mask, documents.longest());
-  const Differences allowed = near_differences(effective);
-  const Needs needs = find_needs(plan, pieces, documents, allowed);
-  const ShardSegments own = shard_segments(pieces[static_cast<std::size_t>(device)], documents);
-
-  Schedule schedule{
-      .device = device, .devices = plan.devices, .pieces = pieces[static_cast<std::size_t>(device)]};
-  for (int owner = 0; owner < plan.devices; ++owner)
-    schedule.reach.push_back(find_reach(needs, plan.devices, owner));
-  add_hops(schedule);
-  schedule.steps.push_back({.kv = {device}, .arrives = Direction::none, .distance = 0});
-  add_global_block(schedule, own, documents, effective);
-  add_arrivals(schedule);
-  for (Step& step : schedule.steps)
-    if (!step.kv.is_global() && needs.has(device, step.kv.owner))
-      step.tiles =
-          block_tiles(own, shard_segments(pieces[static_cast<std::size_t>(step.kv.owner)], documents),
-                      documents, allowed);
-  return schedule;
+  return ScheduleMaker(plan, mask).make(device);
 }
 
 const Step* Schedule::global_step() const {

@@ -3,6 +3,7 @@
 // prices it, the tests count its pairs by brute force. docs/schedule.md has the derivations.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -113,6 +114,20 @@ struct Schedule {
 
 /// Throws ArgumentError for contradictory plans and masks, naming what is wrong.
 Schedule make_schedule(const SequencePlan& plan, const Mask& mask, int device);
+
+/// The schedules of all devices of a plan, one at a time: what they have in common is worked out once.
+class ScheduleMaker {
+ public:
+  /// As make_schedule.
+  ScheduleMaker(const SequencePlan& plan, const Mask& mask);
+  ~ScheduleMaker();
+  /// make_schedule(plan, mask, device).
+  Schedule make(int device) const;
+
+ private:
+  struct Common;
+  std::unique_ptr<const Common> common_;
+};
 
 /// What the tiles allow of a range of the block's keys, with keys counted from the range's begin.
 std::vector<Tile> tiles_on_keys(const std::vector<Tile>& tiles, Range keys);

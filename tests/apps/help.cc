@@ -28,8 +28,8 @@ TEST(Help, EveryOptionHasADescriptionAndADefault) {
   using Words = std::vector<std::string>;
   for (const Words& command :
        {Words{"train"}, Words{"eval"}, Words{"compare"}, Words{"generate"}, Words{"inspect"}, Words{"doctor"},
-        Words{"bench", "attention"}, Words{"bench", "linear"}, Words{"bench", "step"}, Words{"bench", "ring"},
-        Words{"bench", "decode"}, Words{"bench", "exchange"}}) {
+        Words{"plan"}, Words{"bench", "attention"}, Words{"bench", "linear"}, Words{"bench", "step"},
+        Words{"bench", "ring"}, Words{"bench", "decode"}, Words{"bench", "exchange"}}) {
     const CommandResult result = rondo(command + Words{"--help"});
     ASSERT_EQ(result.status, 0) << result.err;
     for (const std::string& entry : option_entries(result.out)) {
@@ -68,7 +68,8 @@ TEST(Help, VersionAndCommands) {
   EXPECT_EQ(rondo({"--version"}).status, 0);
   const CommandResult help = rondo({"--help"});
   EXPECT_EQ(help.status, 0);
-  for (const char* command : {"train", "eval", "compare", "generate", "import", "inspect", "bench", "doctor"})
+  for (const char* command :
+       {"train", "eval", "compare", "generate", "import", "inspect", "bench", "doctor", "plan"})
     EXPECT_NE(help.out.find(command), std::string::npos) << command;
 }
 

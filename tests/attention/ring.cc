@@ -81,6 +81,8 @@ RingResult run_on_processes(const RingProblem& problem, const RingRun& run, int 
     add(parts[0].dq, parts[p].dq);
     add(parts[0].dk, parts[p].dk);
     add(parts[0].dv, parts[p].dv);
+    std::transform(parts[0].exchange_bytes.begin(), parts[0].exchange_bytes.end(),
+                   parts[p].exchange_bytes.begin(), parts[0].exchange_bytes.begin(), std::plus());
     parts[0].kv_hops += parts[p].kv_hops;
     parts[0].gradient_hops += parts[p].gradient_hops;
   }
@@ -109,6 +111,58 @@ TEST(Ring, LargeBlocksGradientsGoHomeInParts) {
   }
 }
 
+/// Exchange::share where some neighbours are of one process and others are not.
+TEST(Ring, ViewsWithinProcessesHaveTheBitsOfCopies) {
+  struct Division {
+    int processes, devices;
+  };
+  RingProblem full = small_problem(), local = small_problem(), both_ways = small_problem();
+  local.mask = {.causal = true, .window = 31, .first_k = 2};
+  local.document_starts = {0, 40};
+  both_ways.mask = {.causal = false, .window = 40};
+  for (const Division& division : {Division{2, 2}, {3, 2}, {2, 3}, {2, 1}}) {
+    for (const RingProblem* problem : {&full, &local, &both_ways}) {
+      for (const Layout layout : {Layout::contiguous, Layout::striped, Layout::zigzag}) {
+        SCOPED_TRACE(testing::Message() << division.processes << "x" << division.devices << " "
+                                        << name_of(layout) << " " << problem->mask.window);
+        RingRun run{.devices = division.processes * division.devices, .layout = layout};
+        const RingResult base = run_on_ring(*problem, run);
+        run.exchange = Exchange::share;
+        for (const bool lend_memory : {false, true}) {
+          run.lend_memory = lend_memory;
+          const RingResult shared = run_on_processes(*problem, run, division.processes);
+          expect_same_bits(base, shared);
+          EXPECT_EQ(base.kv_hops, shared.kv_hops);
+          EXPECT_EQ(base.gradient_hops, shared.gradient_hops);
+        }
+      }
+    }
+  }
+}
+
+/// Only what comes from another process takes memory: the first device of a process holds a block until the
+/// last one has read it, and the others, which read it there, hold none. Likewise the sums of gradients.
+TEST(Ring, MemoryToArriveInIsWhereAProcessBegins) {
+  RingProblem problem{.tokens = 6 * 64, .mask = {.causal = true}};
+  problem.shape = {.q_heads = 2, .kv_heads = 2, .qk_dim = 16, .v_dim = 16};  // none of it fits into the state
+  const std::int64_t block = 2 * 64 * 2 * 16 * 4, gradients = block;
+  for (const int processes : {1, 2, 3, 6}) {
+    for (const Exchange exchange : {Exchange::copy, Exchange::share}) {
+      RingRun run{.devices = 6, .layout = Layout::striped, .exchange = exchange, .lend_memory = true};
+      const RingResult result =
+          processes == 1 ? run_on_ring(problem, run) : run_on_processes(problem, run, processes);
+      const int own = run.devices / processes;
+      for (int device = 0; device < run.devices; ++device) {
+        const bool arrives = processes > 1 && device % own == 0;
+        const int blocks = exchange == Exchange::copy ? 1 : arrives ? own : 0;
+        EXPECT_EQ(result.exchange_bytes[static_cast<std::size_t>(device)],
+                  blocks * block + (arrives ? 3 : 2) * gradients)
+            << name_of(exchange) << ", device " << device << ", " << processes << " processes";
+      }
+    }
+  }
+}
+
 TEST(Ring, BitsDoNotDependOnProcesses) {
   RingProblem problem = small_problem();
   problem.mask = {.causal = true, .window = 31, .first_k = 2};
@@ -126,6 +180,20 @@ TEST(Ring, BitsDoNotDependOnProcesses) {
       }
     }
   }
+}
+
+/// Sums that come home from both directions, from one of them a distance later: whichever arrives first, the
+/// order in which they are added is one.
+TEST(Ring, BitsDoNotDependOnWhichSumComesHomeFirst) {
+  RingProblem problem = small_problem();
+  problem.mask = {.causal = false, .window = 40};
+  const RingRun run{.devices = 6, .layout = Layout::contiguous};
+  const SequencePlan plan{.tokens = problem.tokens, .devices = run.devices, .layout = run.layout};
+  const Schedule::Reach reach = make_schedule(plan, problem.mask, 0).reach[1];
+  ASSERT_EQ(reach.down, 2);
+  ASSERT_EQ(reach.up, 1);
+  const RingResult base = run_on_ring(problem, run);
+  for (const int processes : {2, 3, 6}) expect_same_bits(base, run_on_processes(problem, run, processes));
 }
 
 TEST(Ring, SoftcapAndDropoutAreTheSameOnEveryRing) {

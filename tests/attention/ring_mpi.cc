@@ -17,16 +17,19 @@ TEST(RingOverMpi, HasTheBitsOfThreads) {
     RingRun run{.devices = ring.devices_in_all(), .layout = layout};
     const RingResult expected = run_on_ring(problem, run);
     run.processes = ring.processes;
-    RingResult result = run_on_ring(problem, run);
-    // Each process has the results of its tokens, and zeros.
-    run_ring({.timeout = ring.timeout, .processes = ring.processes}, [&](Context&, Communicator& comm) {
-      for (std::vector<double>* values : {&result.out, &result.dq, &result.dk, &result.dv})
-        comm.all_reduce_sum(std::span(*values));
-    });
-    EXPECT_EQ(result.out, expected.out);
-    EXPECT_EQ(result.dq, expected.dq);
-    EXPECT_EQ(result.dk, expected.dk);
-    EXPECT_EQ(result.dv, expected.dv);
+    for (const Exchange exchange : {Exchange::copy, Exchange::share}) {
+      run.exchange = exchange;
+      RingResult result = run_on_ring(problem, run);
+      // Each process has the results of its tokens, and zeros.
+      run_ring({.timeout = ring.timeout, .processes = ring.processes}, [&](Context&, Communicator& comm) {
+        for (std::vector<double>* values : {&result.out, &result.dq, &result.dk, &result.dv})
+          comm.all_reduce_sum(std::span(*values));
+      });
+      EXPECT_EQ(result.out, expected.out);
+      EXPECT_EQ(result.dq, expected.dq);
+      EXPECT_EQ(result.dk, expected.dk);
+      EXPECT_EQ(result.dv, expected.dv);
+    }
   }
 }
 

@@ -336,6 +336,36 @@ TEST(ViewFailures, WaitForReadersOfAViewThatWasPassedOn) {
   EXPECT_EQ(words_of<std::runtime_error>(run), "device 0");
 }
 
+// Device 0's block is sent to another process from where device 1 has a view of it, when device 0 fails.
+TEST(ViewFailures, WaitForViewsThatTravelToAnotherProcess) {
+  for (int round = 0; round < 20; ++round) {
+    const auto run = [&] {
+      test::spawn_divided(4, 2, [&](Context&, Communicator& comm) {
+        std::vector<float> block(comm.device() % 2 == 0 ? 1'000'000 : 1, 3);  // freed to the system at once
+        ConstTensor seen;
+        if (comm.device() == 0) {
+          const auto sent = comm.send(1, 1, tensor_of(block));
+          std::this_thread::sleep_for(std::chrono::microseconds(300 + 100 * round));
+          throw std::runtime_error("device 0");
+        }
+        if (comm.device() == 1) {
+          const auto viewed = comm.receive_view(0, 1, &seen);
+          comm.wait(*viewed, "view");
+          const auto again = comm.send(2, 2, seen), passed = comm.send(2, 1, seen);
+          comm.wait(*passed, "passed on");
+          comm.barrier();
+        }
+        if (comm.device() == 2) {
+          const auto received = comm.receive(1, 1, tensor_of(block));
+          comm.wait(*received, "block");
+        }
+        comm.barrier();
+      });
+    };
+    EXPECT_EQ(words_of<std::runtime_error>(run), "device 0");
+  }
+}
+
 TEST_P(Failures, DuringCopiesLetNobodyReadFreedMemory) {
   for (int round = 0; round < 30; ++round) {
     const auto run = [&] {

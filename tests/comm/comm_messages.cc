@@ -74,11 +74,14 @@ TEST_P(MessagesOnRings, PassViewsOn) {
   spawn([&](Context&, Communicator& comm) {
     const int own = comm.device(), next = (own + 1) % devices, previous = (own + devices - 1) % devices;
     ConstTensor none;
+    const int process = own / GetParam().second;
     EXPECT_EQ(comm.can_share(), GetParam().second == devices);
-    if (!comm.can_share()) {
+    for (int peer = 0; peer < devices; ++peer)
+      EXPECT_EQ(comm.can_share(peer), peer / GetParam().second == process);
+    if (!comm.can_share(previous)) {
       EXPECT_THROW((void)comm.receive_view(previous, 1, &none), ArgumentError);
-      return;
     }
+    if (!comm.can_share()) return;
     const auto mine = noise(501, static_cast<std::uint64_t>(own));
     std::vector<ConstTensor> views(static_cast<std::size_t>(devices));
     views[0] = tensor_of(mine);
@@ -100,6 +103,32 @@ TEST_P(MessagesOnRings, PassViewsOn) {
       comm.release(**request);
     }
     if (!sent.empty()) comm.wait(*sent[0], "own view");
+  });
+}
+
+// Between neighbours of one process, and copies from one process to the next.
+TEST_P(MessagesOnRings, PassViewsOnAsFarAsTheProcessGoes) {
+  const int devices = this->devices(), last_hop = 3;
+  spawn([&](Context&, Communicator& comm) {
+    if (comm.can_share()) return;
+    const int own = comm.device(), next = (own + 1) % devices, previous = (own + devices - 1) % devices;
+    std::vector<float> current = noise(501, static_cast<std::uint64_t>(own)), copied(501);
+    ConstTensor block = tensor_of(std::as_const(current)), arrived;
+    for (int hop = 1; hop <= last_hop; ++hop) {
+      const bool views = comm.can_share(previous);
+      const auto received =
+          views ? comm.receive_view(previous, hop, &arrived) : comm.receive(previous, hop, tensor_of(copied));
+      const auto sent = comm.send(next, hop, block);
+      comm.wait(*received, "block");
+      if (!views) arrived = tensor_of(std::as_const(copied));
+      const auto* seen = static_cast<const float*>(arrived.data);
+      const std::vector<float> taken(seen, seen + 501);
+      EXPECT_EQ(taken, noise(501, static_cast<std::uint64_t>((own + 10 * devices - hop) % devices)));
+      if (views) comm.release(*received);
+      comm.wait(*sent, "block");
+      current = taken;
+      block = tensor_of(std::as_const(current));
+    }
   });
 }
 

@@ -26,6 +26,8 @@ TEST(Mpi, DevicesOfAllProcessesFormOneRing) {
     EXPECT_EQ(comm.device() / ring.devices, ring.processes->rank());
     EXPECT_EQ(comm.device(), context.device);
     EXPECT_FALSE(comm.can_share());
+    for (int peer = 0; peer < comm.devices(); ++peer)
+      EXPECT_EQ(comm.can_share(peer), peer / ring.devices == ring.processes->rank());
   });
 }
 

@@ -109,6 +109,7 @@ RingResult run_on_ring(const RingProblem& problem, const RingRun& run) {
   RingResult result;
   result.out.resize(full.q_THD.size() / static_cast<std::size_t>(s.qk_dim) *
                     static_cast<std::size_t>(s.v_dim));
+  result.exchange_bytes.resize(static_cast<std::size_t>(run.devices));
   result.dq.resize(full.q_THD.size());
   result.dk.resize(full.k_SGD.size());
   result.dv.resize(full.v_SGE.size());
@@ -178,6 +179,8 @@ RingResult run_on_ring(const RingProblem& problem, const RingRun& run) {
              ring.forward(forward);
              ring.backward(backward);
              const std::lock_guard lock(mutex);
+             result.exchange_bytes[static_cast<std::size_t>(context.device)] =
+                 context.ledger.peak(Entry::exchange);
              scatter(forward.out_THE, places, result.out);
              scatter(backward.dq_THD, places, result.dq);
              scatter(backward.dk_TGD, places, result.dk);

@@ -25,6 +25,7 @@ struct RingProblem {
 struct RingResult {
   std::vector<double> out, dq, dk, dv, lse;
   std::int64_t kv_hops = 0, gradient_hops = 0;  ///< of all devices
+  std::vector<std::int64_t> exchange_bytes;     ///< most that each device's ledger had under Entry::exchange
 };
 
 struct RingRun {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "rondo/plan/memory.h"
 #include "tests/train/memory_model.h"
 
 namespace rondo {
@@ -9,6 +10,15 @@ namespace {
 
 using test::Entries;
 using test::MemoryCase;
+
+RunShape shape_of(const MemoryCase& run) {
+  return {.config = run.config,
+          .dtype = run.dtype,
+          .remat = run.remat,
+          .exchange = run.exchange,
+          .block_tokens = run.block_tokens,
+          .devices = run.devices};
+}
 
 void expect_as_predicted(const MemoryCase& run, const Corpus& corpus) {
   SCOPED_TRACE(fmt::format("{} devices, {}, {}, {}, {} tokens", run.devices, name_of(run.remat),
@@ -21,6 +31,9 @@ void expect_as_predicted(const MemoryCase& run, const Corpus& corpus) {
   for (int device = 0; device < run.devices; ++device) {
     const auto me = static_cast<std::size_t>(device);
     Entries expected = test::predicted(run, shard_tokens(plan, device), largest);
+    // The planner's own reading of the page.
+    const ShardSize shard{run.context, shard_tokens(plan, device), largest, device};
+    EXPECT_EQ(MemoryModel(shape_of(run)).entries(shard), expected) << "device " << device;
     const auto scratch = static_cast<std::size_t>(Entry::library_scratch);
     expected[scratch] = measured.peaks[me][scratch];
     for (std::size_t entry = 0; entry < expected.size(); ++entry)

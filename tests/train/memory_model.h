@@ -14,6 +14,7 @@ struct MemoryCase {
   DType dtype = DType::f32;
   Remat remat = Remat::attention;
   Exchange exchange = Exchange::copy;
+  Layout layout = Layout::zigzag;
   std::int64_t block_tokens = 64, context = 0;
   int devices = 1;
 };
@@ -127,6 +128,7 @@ inline Measured run_one_step(const MemoryCase& run, const Corpus& corpus, std::i
   recipe.dtype = run.dtype;
   const ExecutionOptions execution{
       .ring = {.devices = run.devices, .memory_limit = memory_limit, .timeout = std::chrono::seconds(600)},
+      .layout = run.layout,
       .remat = run.remat,
       .exchange = run.exchange,
       .block_tokens = run.block_tokens};

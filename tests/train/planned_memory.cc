@@ -1,0 +1,111 @@
+// The planner's bytes against the ledgers of training steps of models, masks and rings drawn at random.
+
+#include "rondo/plan/memory.h"
+
+#include "rondo/core/random.h"
+#include "tests/support/spawn.h"
+#include "tests/train/training_support.h"
+
+namespace rondo {
+namespace {
+
+/// Draws from small sets of values.
+class Draw {
+ public:
+  explicit Draw(std::uint64_t seed) : state_(mix64(seed)) {}
+  template <class T>
+  T of(std::initializer_list<T> values) {
+    state_ = mix64(state_ + 1);
+    return values.begin()[state_ % values.size()];
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+struct RandomRun {
+  RunShape shape;
+  std::int64_t context = 0;
+  int processes = 1;
+};
+
+RandomRun random_run(std::uint64_t seed) {
+  Draw draw(seed);
+  ModelConfig model = test::small_config();
+  model.layers = draw.of({1, 2, 3});
+  model.width = draw.of({32, 48, 64});
+  model.ffn = draw.of({40, 96, 160});
+  model.kv_heads = draw.of({1, 2});
+  model.q_heads = model.kv_heads * draw.of({1, 2, 4});
+  model.head_dim = draw.of({8, 16});
+  model.vocabulary = draw.of({258, 1000});
+  model.tied_embedding = draw.of({false, true});
+  if (draw.of({0, 0, 1}) == 1) {
+    model.sliding_window = draw.of({100, 300});
+    model.first_k = draw.of({0, 4});
+  }
+  RandomRun run{.shape = {.config = model,
+                          .dtype = draw.of({DType::f32, DType::bf16}),
+                          .remat = draw.of({Remat::layer, Remat::attention, Remat::none}),
+                          .layout = draw.of({Layout::contiguous, Layout::striped, Layout::zigzag}),
+                          .shard = draw.of({Shard::none, Shard::optimizer, Shard::parameters}),
+                          .block_tokens = draw.of({16, 64, 512}),
+                          .devices = draw.of({1, 2, 3, 4, 6}),
+                          .replicas = draw.of({1, 1, 2})},
+                .context = draw.of({700, 1200, 1999})};
+  const int devices = run.shape.devices_in_all();
+  run.processes = draw.of({1, devices});
+  run.shape.between_processes = run.processes > 1;
+  if (run.processes == 1) run.shape.exchange = draw.of({Exchange::copy, Exchange::share});
+  return run;
+}
+
+/// The most that any device's ledger held, scratch apart.
+std::int64_t most_held(const RandomRun& run, const Corpus& corpus) {
+  const RunShape& shape = run.shape;
+  const int devices = shape.devices_in_all();
+  TrainingRecipe recipe = test::small_recipe(run.context, 1);
+  recipe.dtype = shape.dtype;
+  recipe.sequences_per_step = shape.replicas;
+  const ExecutionOptions execution{
+      .ring = {.devices = devices / run.processes, .timeout = std::chrono::seconds(60)},
+      .layout = shape.layout,
+      .remat = shape.remat,
+      .exchange = shape.exchange,
+      .block_tokens = shape.block_tokens,
+      .shard = shape.shard,
+      .replicas = shape.replicas};
+  std::vector<std::int64_t> held(static_cast<std::size_t>(devices));
+  const auto step = [&](Context& context, Communicator& communicator) {
+    Trainer trainer(context, communicator, shape.config, recipe, execution, corpus);
+    trainer.initialise();
+    trainer.step();
+    held[static_cast<std::size_t>(communicator.device())] =
+        context.ledger.peak_total() - context.ledger.peak(Entry::library_scratch);
+  };
+  test::spawn_divided(devices, devices / run.processes, step);
+  return *std::max_element(held.begin(), held.end());
+}
+
+TEST(PlannedMemory, IsWithin3PercentOfTheLedgersOfRandomRuns) {
+  const Corpus corpus = test::text().corpus();
+  double worst = 0;
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    const RandomRun run = random_run(seed);
+    const RunShape& shape = run.shape;
+    SCOPED_TRACE(
+        fmt::format("seed {}: {} x {} devices, {} processes, {}, {}, {}, {}, {}, window {}, {} tokens", seed,
+                    shape.replicas, shape.devices, run.processes, name_of(shape.layout), name_of(shape.remat),
+                    name_of(shape.shard), name_of(shape.dtype), name_of(shape.exchange),
+                    shape.config.sliding_window, run.context));
+    const MemoryModel model(shape);
+    const double ratio = static_cast<double>(model.peak(model.entries(run.context))) /
+                         static_cast<double>(most_held(run, corpus));
+    EXPECT_NEAR(ratio, 1, 0.03);
+    worst = std::max(worst, std::abs(ratio - 1));
+  }
+  fmt::print("worst of 40: {:.4f}\n", worst);
+}
+
+}  // namespace
+}  // namespace rondo
