@@ -23,6 +23,7 @@
 #include "rondo/infer/device_weights.h"
 #include "rondo/io/atomic_file.h"
 #include "rondo/io/mapped_file.h"
+#include "rondo/plan/fit.h"
 #include "rondo/train/checkpoint.h"
 #include "rondo/train/corpus.h"
 #include "rondo/train/trainer.h"
@@ -228,23 +229,58 @@ class EvaluationWeights {
   std::optional<WeightStore> divided_;
 };
 
+/// What all devices evaluate.
+struct Evaluated {
+  const Arguments& arguments;
+  const LoadedModel& model;
+  const TokenSource& tokens;
+  EvaluationOptions options;
+  std::int64_t segment_tokens = 0;
+};
+
+/// Tokens of segments; refuses what does not fit the memory limit.
+std::int64_t fit_memory(const Arguments& arguments, const ModelConfig& config, const RingOptions& ring,
+                        std::int64_t context) {
+  RunShape shape{.config = config,
+                 .purpose = Purpose::evaluate,
+                 .dtype = arguments.run.dtype(),
+                 .exchange = arguments.ring.exchange(),
+                 .layout = arguments.ring.layout(),
+                 .shard = parse_shard(arguments.shard),
+                 .block_tokens = arguments.run.block_tokens(),
+                 .devices = ring.devices_in_all() / arguments.replicas,
+                 .threads = ring.threads,
+                 .replicas = arguments.replicas,
+                 .between_processes = ring.processes != nullptr,
+                 .segment_tokens = arguments.segments.tokens(),
+                 .spills = !arguments.segments.spill().empty(),
+                 .isa = ring.isa};
+  if (shape.spills && ring.memory_limit > 0 && !arguments.segments.given())
+    if (const std::int64_t segment =
+            largest_segment(MemoryModel(shape), context, without_scratch(shape, ring.memory_limit)))
+      shape.segment_tokens = segment;
+  check_fits(kOperation, MemoryModel(shape), context, ring.memory_limit);
+  return shape.segment_tokens;
+}
+
 /// One device's part. `progress` as evaluate() takes it.
-Evaluation evaluate_on(Context& context, Communicator& communicator, const Arguments& arguments,
-                       const LoadedModel& loaded, const TokenSource& tokens, EvaluationOptions options,
+Evaluation evaluate_on(Context& context, Communicator& communicator, const Evaluated& what,
                        const std::function<bool(std::int64_t, std::int64_t)>& progress) {
+  const Arguments& arguments = what.arguments;
+  EvaluationOptions options = what.options;
   const int devices = communicator.devices() / options.replicas;
   options.replica = communicator.device() / devices;
   CommunicatorPart part(communicator, options.replica * devices, devices);
   Communicator& ring = options.replicas == 1 ? communicator : static_cast<Communicator&>(part);
-  EvaluationWeights weights(context, communicator, loaded, arguments.run.dtype(),
+  EvaluationWeights weights(context, communicator, what.model, arguments.run.dtype(),
                             parse_shard(arguments.shard));
-  Transformer model(context, ring, loaded.config(), loaded.table(),
+  Transformer model(context, ring, what.model.config(), what.model.table(),
                     {.dtype = arguments.run.dtype(),
                      .exchange = arguments.ring.exchange(),
                      .block_tokens = arguments.run.block_tokens(),
-                     .segment_tokens = arguments.segments.tokens(),
+                     .segment_tokens = what.segment_tokens,
                      .spill = arguments.segments.spill()});
-  const Evaluation result = evaluate(communicator, model, weights.reader(), tokens, options, progress);
+  const Evaluation result = evaluate(communicator, model, weights.reader(), what.tokens, options, progress);
   weights.end_passes();
   return result;
 }
@@ -269,6 +305,8 @@ int evaluate_text(const CLI::App& command, const Arguments& arguments) {
                  "expected --stride up to the context of {} tokens, got {}", options.context, options.stride);
   check_argument(options.skipped < tokens.tokens - 1, kOperation,
                  "expected --skip below the text's {} tokens, got {}", tokens.tokens - 1, options.skipped);
+  const Evaluated what{arguments, source.model, tokens, options,
+                       fit_memory(arguments, source.model.config(), ring, options.context)};
   if (ring.processes) {
     std::vector<Fact> facts = option_facts(command, ring);
     facts.insert(facts.end(), {folder_fact("model", source.folder), text.fact()});
@@ -284,8 +322,7 @@ int evaluate_text(const CLI::App& command, const Arguments& arguments) {
       communicator.broadcast(0, flag);
       return flag[0] == std::byte{0};
     };
-    const Evaluation evaluation =
-        evaluate_on(context, communicator, arguments, source.model, tokens, options, progress);
+    const Evaluation evaluation = evaluate_on(context, communicator, what, progress);
     if (ring.is_first_here(context.device)) summary.evaluation = evaluation;
   });
   line.finish();

@@ -96,6 +96,8 @@ class SegmentArguments {
   /// 0: none are asked for.
   std::int64_t tokens() const { return tokens_ == 0 && !spill_.empty() ? kSpilled : tokens_; }
   const std::string& spill() const { return spill_; }
+  /// Whether the number of tokens was.
+  bool given() const { return tokens_ > 0; }
 
  private:
   static constexpr std::int64_t kSpilled = 8192;

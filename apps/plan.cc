@@ -16,6 +16,7 @@
 #include "rondo/io/atomic_file.h"
 #include "rondo/io/file_error.h"
 #include "rondo/kernels/peak.h"
+#include "rondo/plan/fit.h"
 #include "rondo/plan/kernel_rates.h"
 #include "rondo/plan/models.h"
 
@@ -134,23 +135,6 @@ RunShape run_shape(const PlanArguments& a) {
   return run;
 }
 
-/// Of all rings; 0: none up to kMostDevices.
-int fewest_devices(const MemoryModel& memory, std::int64_t context, std::int64_t limit) {
-  const int most = kMostDevices / memory.run().replicas;
-  const auto fits = [&](int devices) {
-    const MemoryModel ring = memory.on(devices);
-    return ring.peak(ring.entries(context)) <= limit;
-  };
-  int too_few = 0, enough = 1;
-  while (enough < most && !fits(enough)) too_few = enough, enough = std::min(most, 2 * enough);
-  if (!fits(enough)) return 0;
-  while (enough - too_few > 1) {
-    const int middle = (too_few + enough) / 2;
-    (fits(middle) ? enough : too_few) = middle;
-  }
-  return enough * memory.run().replicas;
-}
-
 /// A point of rings of so many devices.
 PlanPoint point_at(const MemoryModel& memory, const Hardware& hardware, int devices, std::int64_t limit) {
   const MemoryModel ring = memory.on(devices);
@@ -177,7 +161,8 @@ PlanFindings find(const PlanArguments& a, Hardware hardware) {
     f.time = f.simulated ? simulate_step(memory, f.hardware, f.context)
                          : estimate_step(memory, f.hardware, f.context);
   }
-  if (!f.fits()) f.fewest_devices = fewest_devices(memory, std::max<std::int64_t>(f.context, 1), f.limit);
+  if (!f.fits())
+    f.fewest_devices = fewest_devices(memory, std::max<std::int64_t>(f.context, 1), f.limit, kMostDevices);
   // A machine's threads are no cluster: what is measured within one process says nothing about more devices.
   const int most = a.one_process ? f.run.devices : kMostDevices / f.run.replicas;
   if (f.hardware.slowest_link(kMostDevices).bytes_per_second > 0 || most == 1)

@@ -62,8 +62,10 @@ void add_recipe(CLI::App& command, TrainArguments& a) {
   const auto count = [&](const char* name, std::int64_t& value, std::int64_t low, const char* help) {
     add(command, name, value, help)->check(between(low, kMostSteps))->group(kGroup);
   };
-  add(command, "--ctx-size", r.context, "Tokens of a sequence")
-      ->check(between<std::int64_t>(1, kMostTokens))
+  add(command, "--ctx-size", r.context,
+      "Tokens of a sequence; auto: the most that --memory-limit has room for")
+      ->transform([](std::string words) { return words == "auto" ? "0" : words; })
+      ->check(between<std::int64_t>(0, kMostTokens))
       ->group(kGroup);
   add(command, "--ctx-warmup", a.recipe.context_warmup,
       "Share of the steps, from the first, in which attention's reach doubles from 256 tokens to --ctx-size")

@@ -6,6 +6,7 @@
 #include "rondo/core/error.h"
 #include "rondo/io/file_error.h"
 #include "rondo/model/hf_folder.h"
+#include "rondo/plan/fit.h"
 #include "rondo/text/byte_tokenizer.h"
 
 namespace rondo::apps {
@@ -35,7 +36,7 @@ class Agreement {
 
 void check_recipe(const Agreement& agree, const TrainingRecipe& saved, const TrainArguments& asked) {
   const TrainingRecipe& r = asked.recipe;
-  agree.check("--ctx-size", saved.context, r.context);
+  if (r.context > 0) agree.check("--ctx-size", saved.context, r.context);  // 0: auto
   agree.check("--batch", saved.sequences_per_step, r.sequences_per_step);
   agree.check("--seed", saved.seed, r.seed);
   agree.check("--separate-documents", saved.separate_documents, r.separate_documents);
@@ -73,7 +74,7 @@ ModelConfig model_of_options(const TrainArguments& arguments) {
   config.vocabulary = ByteTokenizer::kVocabulary;
   config.bos = ByteTokenizer::kBos;
   config.eos = {ByteTokenizer::kEos};
-  config.max_positions = arguments.recipe.context;
+  config.max_positions = std::max<std::int64_t>(1, arguments.recipe.context);  // auto: set when it is known
   if (config.head_dim == 0) {
     check_argument(config.width % config.q_heads == 0, kOperation,
                    "expected --width to be a multiple of --heads (or a --head-dim), got {} and {}",
@@ -230,6 +231,43 @@ void plan_resumed_run(const CLI::App& command, const TrainArguments& arguments, 
   run.held_out_paths = arguments.valid.empty() ? state.held_out : absolute(arguments.valid);
 }
 
+/// Chooses what was left to the memory limit, and refuses what does not fit it.
+void fit_memory(const TrainArguments& arguments, TrainPlan& plan) {
+  TrainingRun& run = plan.run;
+  ExecutionOptions& execution = run.execution;
+  const std::int64_t limit = execution.ring.memory_limit;
+  RunShape shape{.config = run.config,
+                 .dtype = run.recipe.dtype,
+                 .remat = execution.remat,
+                 .exchange = execution.exchange,
+                 .layout = execution.layout,
+                 .shard = execution.shard,
+                 .block_tokens = execution.block_tokens,
+                 .devices = execution.ring.devices_in_all() / execution.replicas,
+                 .threads = execution.ring.threads,
+                 .replicas = execution.replicas,
+                 .between_processes = execution.ring.processes != nullptr,
+                 .segment_tokens = execution.segment_tokens,
+                 .spills = !execution.spill.empty(),
+                 .isa = execution.ring.isa};
+  const std::int64_t usable = without_scratch(shape, limit);
+  std::int64_t& context = run.recipe.context;
+  if (context == 0) {
+    check_argument(limit > 0, kOperation, "expected a --memory-limit for --ctx-size auto, got none");
+    const std::int64_t longest = longest_context(MemoryModel(shape), usable).tokens;
+    check_fits(kOperation, MemoryModel(shape), std::max<std::int64_t>(1, longest), limit);
+    context = std::min(longest, plan.corpus->tokens() - 1);
+    run.config.max_positions = std::max(run.config.max_positions, context);
+    plan.note +=
+        fmt::format("--ctx-size auto: {} tokens{}\n", context, context < longest ? ", all of the text" : "");
+  }
+  if (shape.spills && limit > 0 && !arguments.segments.given()) {
+    const std::int64_t segment = largest_segment(MemoryModel(shape), context, usable);
+    if (segment > 0) execution.segment_tokens = shape.segment_tokens = segment;
+  }
+  check_fits(kOperation, MemoryModel(shape), context, limit);
+}
+
 void check_replicas(const TrainingRun& run) {
   const int replicas = run.execution.replicas, devices = run.execution.ring.devices_in_all();
   check_argument(devices % replicas == 0, kOperation,
@@ -259,6 +297,7 @@ TrainPlan make_train_plan(const CLI::App& command, const TrainArguments& argumen
                              : plan_new_run(command, arguments, plan);
   check_replicas(run);
   open_texts(plan);
+  fit_memory(arguments, plan);
   run.evaluate_every = arguments.evaluate_every;
   run.evaluation_windows = arguments.evaluation_windows;
   // Bigrams are counted over all of the held-out text: so must be what they are compared with.

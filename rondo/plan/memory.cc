@@ -91,20 +91,25 @@ void MemoryModel::add_training_state(EntryBytes& bytes, int device) const {
     of(bytes, Entry::compute_weights) = rounds ? page(e * N) : 0;
     return;
   }
-  // Slots: a layer at work and the next one, and the embedding or the output matrix.
-  const std::int64_t first = buckets_.front().size(), last = buckets_.back().size();
-  const std::int64_t layers = std::min<std::int64_t>(2, run_.config.layers);
-  const auto slots = [&](std::int64_t element) {
-    const std::int64_t outer = run_.config.tied_embedding ? page(element * first) + page(element * last)
-                                                          : page(element * std::max(first, last));
-    return layers * page(element * layer_elements()) + outer;
-  };
   of(bytes, Entry::compute_weights) = slots(e);
   of(bytes, Entry::gradient_exchange) += slots(4);
 }
 
+std::int64_t MemoryModel::slots(std::int64_t element) const {
+  const std::int64_t first = buckets_.front().size(), last = buckets_.back().size();
+  const std::int64_t layers = std::min<std::int64_t>(2, run_.config.layers);
+  const std::int64_t outer = run_.config.tied_embedding ? page(element * first) + page(element * last)
+                                                        : page(element * std::max(first, last));
+  return layers * page(element * layer_elements()) + outer;
+}
+
 /// Evaluation and generation: float32 as read, then rounded.
-void MemoryModel::add_weights(EntryBytes& bytes) const {
+void MemoryModel::add_weights(EntryBytes& bytes, int device) const {
+  if (shard() == Shard::parameters) {
+    of(bytes, Entry::parameters) = page(4 * owned(device));
+    of(bytes, Entry::compute_weights) = slots(size_of(run_.dtype));
+    return;
+  }
   of(bytes, Entry::parameters) = page(4 * total_elements());
   if (run_.dtype != DType::f32)
     of(bytes, Entry::compute_weights) = page(size_of(run_.dtype) * total_elements());
@@ -157,6 +162,29 @@ void MemoryModel::add_activations(EntryBytes& bytes, const ShardSize& shard) con
   }
   of(bytes, Entry::data) = page(24 * c) + 3 * page(4 * c) + 2 * page(4 * c * d / 2);
   of(bytes, Entry::packed_weights) = c > kFewTokens ? page(packed_bytes()) : 0;
+}
+
+/// One device works on a segment at a time (model/segmented.cc).
+void MemoryModel::add_segments(EntryBytes& bytes, std::int64_t tokens) const {
+  const ModelConfig& c = run_.config;
+  const bool trains = run_.purpose == Purpose::train;
+  const std::int64_t e = size_of(run_.dtype), m = std::min(run_.segment_tokens, tokens),
+                     segments = (tokens + run_.segment_tokens - 1) / run_.segment_tokens,
+                     q_row = c.q_heads * c.head_dim, kv_row = c.kv_heads * c.head_dim;
+  const std::int64_t held = run_.spills ? std::min<std::int64_t>(3, segments) : segments;
+  const auto store = [&](std::int64_t row_bytes) { return held * page(m * row_bytes); };
+  of(bytes, Entry::layer_inputs) = (trains ? c.layers + 1 : 1) * store(c.width * e);
+  of(bytes, Entry::data) = page(24 * tokens) + 3 * page(4 * tokens) + store(4 * c.head_dim);
+  std::int64_t& attention = of(bytes, Entry::attention);
+  attention = store(2 * kv_row * e) + 2 * page(m * q_row * e) +
+              page(4 * c.q_heads * ((m + 63) / 64 * 64) * (c.head_dim + 2));
+  if (trains) {
+    const std::int64_t output = (m * q_row * e + 63) / 64 * 64 + 4 * m * c.q_heads;
+    of(bytes, Entry::kept) = c.layers * held * page(output);
+    attention += store(q_row * e) + store(4 * c.width) + store(8 * kv_row);
+    attention += page(m * c.width * e) + page(m * q_row * e) + page(4 * m * q_row) + page(4 * m * c.q_heads);
+  }
+  of(bytes, Entry::packed_weights) = m > kFewTokens ? page(packed_bytes()) : 0;
 }
 
 void MemoryModel::add_blocks(EntryBytes& bytes) const {
@@ -220,8 +248,11 @@ EntryBytes MemoryModel::entries(const ShardSize& shard) const {
   if (run_.purpose == Purpose::train)
     add_training_state(bytes, shard.device);
   else
-    add_weights(bytes);
-  add_activations(bytes, shard);
+    add_weights(bytes, shard.device);
+  if (run_.segment_tokens > 0)
+    add_segments(bytes, shard.own);
+  else
+    add_activations(bytes, shard);
   add_blocks(bytes);
   add_exchange(bytes, shard);
   if (run_.purpose == Purpose::generate) add_cache(bytes, shard.tokens);
@@ -235,7 +266,7 @@ EntryBytes MemoryModel::entries(std::int64_t tokens) const {
 
 std::int64_t MemoryModel::peak(const EntryBytes& entries) const {
   const std::int64_t all = sum_of(entries);
-  if (run_.purpose == Purpose::train || run_.dtype == DType::f32) return all;
+  if (run_.purpose == Purpose::train || run_.dtype == DType::f32 || shard() == Shard::parameters) return all;
   // The float32 weights are gone before anything else is there.
   const std::int64_t read = entries[static_cast<std::size_t>(Entry::parameters)],
                      rounded = entries[static_cast<std::size_t>(Entry::compute_weights)];

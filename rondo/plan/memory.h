@@ -29,10 +29,13 @@ struct RunShape {
   Layout layout = Layout::zigzag;
   Shard shard = Shard::none;
   std::int64_t block_tokens = 512;
-  int devices = 1;                 ///< of a ring
-  int replicas = 1;                ///< rings that train on sequences of their own and share their gradients
-  bool between_processes = false;  ///< devices are of more than one process
-  Isa isa = detected_isa();        ///< packed weights depend on it
+  int devices = 1;                  ///< of a ring
+  int threads = 1;                  ///< of a device: each has scratch of its own
+  int replicas = 1;                 ///< rings that train on sequences of their own and share their gradients
+  bool between_processes = false;   ///< devices are of more than one process
+  std::int64_t segment_tokens = 0;  ///< TransformerOptions::segment_tokens
+  bool spills = false;              ///< segments that are not worked on are on the disk
+  Isa isa = detected_isa();         ///< packed weights depend on it
 
   int devices_in_all() const { return devices * replicas; }
 };
@@ -63,7 +66,7 @@ class MemoryModel {
   /// Of the flat buffer.
   std::int64_t total_elements() const { return buckets_.back().end; }
 
-  /// The most that stands in the ledger under each entry at any moment, library scratch apart (below 1 MiB a
+  /// The most that stands in the ledger under each entry at any moment, library scratch apart (a few MiB a
   /// thread; it depends on the kernels).
   EntryBytes entries(const ShardSize& shard) const;
   /// The same of the device that holds most, for a sequence of so many tokens cut evenly.
@@ -74,8 +77,11 @@ class MemoryModel {
  private:
   std::int64_t owned(int device) const;
   void add_training_state(EntryBytes& bytes, int device) const;
-  void add_weights(EntryBytes& bytes) const;
+  void add_weights(EntryBytes& bytes, int device) const;
+  /// Places for gathered buckets: a layer at work and the next one, and those outside of the layers.
+  std::int64_t slots(std::int64_t element) const;
   void add_activations(EntryBytes& bytes, const ShardSize& shard) const;
+  void add_segments(EntryBytes& bytes, std::int64_t tokens) const;
   void add_blocks(EntryBytes& bytes) const;
   void add_exchange(EntryBytes& bytes, const ShardSize& shard) const;
   void add_cache(EntryBytes& bytes, std::int64_t tokens) const;

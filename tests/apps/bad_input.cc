@@ -57,6 +57,16 @@ TEST_F(BadInput, OptionsAreNamed) {
   expect_refused(train({"--kv-heads", "1", "--report", folder_.path().string()}), {"--report", "folder"});
   expect_refused(train({"--kv-heads", "1", "--layout", "zagzig"}), {"--layout", "zagzig", "zigzag"});
   expect_refused(train({"--kv-heads", "1", "--memory-limit", "5Q"}), {"--memory-limit", "5Q"});
+  expect_refused(train({"--kv-heads", "1", "--memory-limit", "1M"}),
+                 {"--memory-limit, 1.0 MiB a device", "optimizer", "what would do alone"});
+  for (const auto& [size, words] :
+       {std::pair("auto", "--memory-limit for --ctx-size auto"), {"autumn", "autumn"}})
+    expect_refused({"train", path("text"), "--out", path("run"), "--width", "16", "--heads", "2",
+                    "--kv-heads", "1", "--ctx-size", size},
+                   {"--ctx-size", words});
+  expect_refused(train({"--kv-heads", "1", "--devices", "2", "--spill", "."}), {"one device", "--spill"});
+  expect_refused(train({"--kv-heads", "1", "--spill", path("nowhere")}), {"nowhere", "expected a folder"});
+  expect_refused(train({"--kv-heads", "1", "--segment-tokens", "100"}), {"--segment-tokens", "512", "100"});
   expect_refused(train({"--shard", "model"}), {"--shard", "none|optimizer|parameters", "model"});
   expect_refused(train({"--devices", "4", "--data-parallel", "3"}), {"--data-parallel", "4 devices", "3"});
   expect_refused(train({"--devices", "4", "--data-parallel", "2"}), {"--batch", "multiple of 2", "got 1"});

@@ -27,6 +27,7 @@ struct RandomRun {
   RunShape shape;
   std::int64_t context = 0;
   int processes = 1;
+  std::string spill = {};
 };
 
 RandomRun random_run(std::uint64_t seed) {
@@ -74,7 +75,9 @@ std::int64_t most_held(const RandomRun& run, const Corpus& corpus) {
       .exchange = shape.exchange,
       .block_tokens = shape.block_tokens,
       .shard = shape.shard,
-      .replicas = shape.replicas};
+      .replicas = shape.replicas,
+      .segment_tokens = shape.segment_tokens,
+      .spill = run.spill};
   std::vector<std::int64_t> held(static_cast<std::size_t>(devices));
   const auto step = [&](Context& context, Communicator& communicator) {
     Trainer trainer(context, communicator, shape.config, recipe, execution, corpus);
@@ -105,6 +108,37 @@ TEST(PlannedMemory, IsWithin3PercentOfTheLedgersOfRandomRuns) {
     worst = std::max(worst, std::abs(ratio - 1));
   }
   fmt::print("worst of 40: {:.4f}\n", worst);
+}
+
+/// To the byte, in memory and on the disk, for training and evaluation.
+TEST(PlannedMemory, IsThatOfSegments) {
+  const Corpus corpus = test::text().corpus();
+  const test::TemporaryFolder folder;
+  for (const bool spills : {false, true})
+    for (const std::int64_t context : {400, 1024, 3000})
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        SCOPED_TRACE(fmt::format("{}, {} tokens, {}", spills, context, name_of(dtype)));
+        RandomRun run{.shape = {.config = test::small_config(),
+                                .dtype = dtype,
+                                .block_tokens = 64,
+                                .segment_tokens = 512,
+                                .spills = spills},
+                      .context = context,
+                      .spill = spills ? folder.path().string() : ""};
+        const MemoryModel training(run.shape);
+        EXPECT_EQ(training.peak(training.entries(context)), most_held(run, corpus));
+        run.shape.purpose = Purpose::evaluate;
+        const MemoryModel evaluation(run.shape);
+        const EntryBytes entries = evaluation.entries(context);
+        test::spawn(1, [&](Context& device, Communicator& communicator) {
+          const ParameterTable table(run.shape.config);
+          Transformer model(device, communicator, run.shape.config, table,
+                            {.dtype = dtype, .block_tokens = 64, .segment_tokens = 512, .spill = run.spill});
+          model.prepare({.tokens = context}, false);
+          for (const Entry entry : {Entry::layer_inputs, Entry::attention, Entry::data, Entry::kept})
+            EXPECT_EQ(device.ledger.peak(entry), entries[static_cast<std::size_t>(entry)]) << name_of(entry);
+        });
+      }
 }
 
 }  // namespace

@@ -1,0 +1,78 @@
+// What is refused before it starts, and what is said to help.
+
+#include "rondo/plan/fit.h"
+
+#include <gtest/gtest.h>
+
+#include "rondo/core/error.h"
+
+namespace rondo {
+namespace {
+
+RunShape shape() {
+  return {.config = {.vocabulary = 258,
+                     .width = 256,
+                     .ffn = 704,
+                     .layers = 4,
+                     .q_heads = 4,
+                     .kv_heads = 2,
+                     .head_dim = 64},
+          .isa = Isa::portable};
+}
+
+std::string refusal(const RunShape& run, std::int64_t context, std::int64_t limit) {
+  try {
+    check_fits("train", MemoryModel(run), context, limit);
+  } catch (const ArgumentError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+constexpr std::int64_t kMiB = 1 << 20;
+
+TEST(Fit, SaysTheLedgersNumbersAndWhatWouldDo) {
+  EXPECT_EQ(refusal(shape(), 16384, 0), "");
+  EXPECT_EQ(refusal(shape(), 16384, 1024 * kMiB), "");
+  const std::string words = refusal(shape(), 65536, 300 * kMiB);
+  for (const char* part : {"[train]", "300.0 MiB a device", "layer inputs 320.0 MiB", "kept for backward",
+                           "devices in all", "--spill DIR --segment-tokens", "--ctx-size"})
+    EXPECT_NE(words.find(part), std::string::npos) << part << " in: " << words;
+  EXPECT_EQ(words.find("--shard"), std::string::npos) << words;  // of one device
+}
+
+/// Every number that a refusal names is enough, and the next smaller one is not.
+TEST(Fit, WhatIsSaidToDoDoes) {
+  const std::int64_t limit = 300 * kMiB, context = 65536;
+  const auto fits = [&](const RunShape& run, std::int64_t tokens) {
+    return refusal(run, tokens, limit).empty();
+  };
+  RunShape run = shape();
+  const int devices = fewest_devices(MemoryModel(run), context, limit, 1024);
+  ASSERT_GT(devices, 1);
+  run.devices = devices;
+  EXPECT_TRUE(fits(run, context));
+  run.devices = devices - 1;
+  EXPECT_FALSE(fits(run, context));
+  run = shape();
+  const std::int64_t longest = longest_context(MemoryModel(run), limit).tokens;
+  EXPECT_TRUE(fits(run, longest));
+  EXPECT_FALSE(fits(run, longest + 1));
+  run.segment_tokens = largest_segment(MemoryModel(run), context, limit);
+  ASSERT_GT(run.segment_tokens, 0);
+  run.spills = true;
+  EXPECT_TRUE(fits(run, context));
+  run.segment_tokens += kLeastSegmentStep;
+  EXPECT_TRUE(!fits(run, context) || run.segment_tokens > 8192);
+}
+
+TEST(Fit, RingsOfReplicasKeepTheirNumber) {
+  RunShape run = shape();
+  run.replicas = 2;
+  const int devices = fewest_devices(MemoryModel(run), 65536, 300 * kMiB, 1024);
+  EXPECT_EQ(devices % 2, 0);
+  EXPECT_EQ(fewest_devices(MemoryModel(run), 65536, kMiB, 1024), 0);
+}
+
+}  // namespace
+}  // namespace rondo
