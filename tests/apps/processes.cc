@@ -76,8 +76,7 @@ TEST_F(Processes, TrainToTheSameBitsAsThreads) {
 
 /// Rings that are replicas, and state that is divided over all of them.
 TEST_F(Processes, DivideTheModelToTheSameBitsAsThreads) {
-  const Words train =
-      Words{"train", path("text")} + kTrain + Words{"--batch", "2", "--data-parallel", "2"};
+  const Words train = Words{"train", path("text")} + kTrain + Words{"--batch", "2", "--data-parallel", "2"};
   const CommandResult threads = rondo(train + Words{"--devices", "4", "--out", path("threads")});
   const Words divided{"--shard", "parameters"};
   const CommandResult processes = launch(4, train + divided + Words{"--out", path("processes")});
