@@ -113,7 +113,7 @@ void RingArguments::add_devices_to(CLI::App& app) {
       ->check(between(0.0, 1e7))
       ->group(kRingGroup);
   app.add_option("--isa", isa_,
-                 "Instruction set of the kernels: portable|avx2|avx512|avx512_bf16 [the best there is]")
+                 "Instruction set of the kernels: portable|avx2|avx512|avx512_bf16 [the fastest there is]")
       ->envname("RONDO_ISA")
       ->group(kRingGroup);
 }

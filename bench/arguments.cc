@@ -108,7 +108,7 @@ std::vector<Layout> parse_layouts(std::string_view option, std::string_view text
 }
 
 std::vector<Isa> parse_isas(std::string_view text) {
-  if (text.empty()) return {detected_isa()};
+  if (text.empty()) return {default_isa()};
   return parse_each<Isa>("--isa", text, [](const std::string& word) { return parse_isa(word); });
 }
 

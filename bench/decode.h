@@ -13,7 +13,7 @@ struct DecodeCase {
   std::int64_t head_dim = 64, heads = 1, kv_heads = 1;
   std::int64_t sequences = 1, ctx = 0;  ///< tokens of each sequence's cache
   int threads = 1;
-  Isa isa = detected_isa();
+  Isa isa = default_isa();
 
   std::int64_t bytes_per_token() const { return 2 * kv_heads * head_dim * size_of(dtype); }
   std::int64_t cache_bytes() const { return sequences * ctx * bytes_per_token(); }

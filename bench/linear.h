@@ -23,7 +23,7 @@ struct LinearCase {
   /// Weights in the form of their use, made once before the runs as training does once a step; or as stored.
   bool packed = true;
   int threads = 1;
-  Isa isa = detected_isa();
+  Isa isa = default_isa();
 };
 
 /// 2·m·n·k for each product.

@@ -73,7 +73,7 @@ std::int64_t MemoryModel::owned(int device) const {
 
 /// The devices' parts of a layer's gradients while they are summed. Within a process all read each other's.
 std::int64_t MemoryModel::parts_under_way() const {
-  if (!run_.between_processes && shard() == Shard::none) return 0;
+  if (run_.devices_in_all() == 1 || (!run_.between_processes && shard() == Shard::none)) return 0;
   const std::int64_t most = std::max(layer_elements(), kLeastSummed);
   const std::int64_t part = owned_part({0, most}, run_.devices_in_all(), 0).size();
   return page(4 * part * run_.devices_in_all());

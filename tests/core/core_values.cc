@@ -177,7 +177,7 @@ TEST(Philox, UniformStaysBelowOne) {
 }
 
 TEST(Isas, AreParsedByName) {
-  EXPECT_EQ(parse_isa(""), detected_isa());
+  EXPECT_EQ(parse_isa(""), default_isa());
   EXPECT_EQ(parse_isa("portable"), Isa::portable);
   EXPECT_STREQ(name_of(Isa::avx512), "avx512");
   EXPECT_STREQ(name_of(Isa::avx512_bf16), "avx512_bf16");
@@ -189,6 +189,18 @@ TEST(Isas, AreParsedByName) {
     else
       EXPECT_THROW(parse_isa(name_of(isa)), ArgumentError);
   }
+}
+
+TEST(Isas, AreTheFastestUnlessAskedFor) {
+  const auto fastest = [](Isa supports, bool is_intel, bool has_fp16) {
+    return fastest_isa({.supports = supports, .is_intel = is_intel, .has_fp16 = has_fp16});
+  };
+  EXPECT_EQ(fastest(Isa::avx512_bf16, false, false), Isa::avx512_bf16);  // Zen 4, Zen 5
+  EXPECT_EQ(fastest(Isa::avx512_bf16, false, true), Isa::avx512_bf16);
+  EXPECT_EQ(fastest(Isa::avx512_bf16, true, false), Isa::avx512_bf16);  // Cooper Lake
+  EXPECT_EQ(fastest(Isa::avx512_bf16, true, true), Isa::avx512);        // Sapphire Rapids
+  EXPECT_EQ(fastest(Isa::avx2, true, true), Isa::avx2);
+  EXPECT_LE(default_isa(), detected_isa());
 }
 
 TEST(Errors, NameTheOperation) {

@@ -105,7 +105,7 @@ struct Run {
   std::int64_t prompt = 1;  ///< tokens of the text that are prefilled; the others are decoded one by one
   int threads = 1;
   Exchange exchange = Exchange::copy;
-  Isa isa = detected_isa();
+  Isa isa = default_isa();
 };
 
 /// Each device's logits: of the prompt's successor and of each decoded token's.

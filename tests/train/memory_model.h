@@ -29,7 +29,7 @@ inline std::int64_t packed_bytes(const MemoryCase& run) {
     std::array<std::int64_t, 2> bytes{};
     for (const WeightUse use : {WeightUse::forward, WeightUse::backward_input})
       bytes[static_cast<std::size_t>(use)] =
-          (kernels::packed_weight_bytes(detected_isa(), run.dtype, rows, columns, use) + 63) / 64 * 64;
+          (kernels::packed_weight_bytes(default_isa(), run.dtype, rows, columns, use) + 63) / 64 * 64;
     return bytes;
   };
   const auto q = both(m.q_heads * m.head_dim, m.width), k = both(m.kv_heads * m.head_dim, m.width),
