@@ -167,13 +167,14 @@ TEST_F(Faults, AProcessIsKilledUnderPlainMpirun) {
 }
 
 TEST_F(Faults, AProcessHasAnotherConfiguration) {
-  const auto with = [&](const Words& more) {
-    const Words own = Words{RONDO_COMMAND} + train("run");
-    return Process::of(Words{RONDO_MPIRUN, "--enable-recovery", "-np", "2"} + own + Words{":", "-np", "1"} +
-                           own + more,
-                       "", environment_)
+  const auto launch = [&](const Words& two, const Words& one) {
+    return Process::of(
+               Words{RONDO_MPIRUN, "--enable-recovery", "-np", "2"} + two + Words{":", "-np", "1"} + one, "",
+               environment_)
         .wait();
   };
+  const Words own = Words{RONDO_COMMAND} + train("run");
+  const auto with = [&](const Words& more) { return launch(own, own + more); };
   const CommandResult rate = with({"--lr", "0.5"});
   EXPECT_EQ(count(rate.err,
                   "rondo: [start] expected the same --lr on all processes, got '0.001' on process 0 and "
@@ -184,6 +185,24 @@ TEST_F(Faults, AProcessHasAnotherConfiguration) {
   const CommandResult text = with({path("other")});
   EXPECT_EQ(count(text.err, "rondo: [start] expected the same training text on all processes, got "), 3)
       << text.err;
+  // Another program, and another text of the same name and size.
+  Words other = own;
+  other[0] = path("rondo");
+  fs::copy_file(RONDO_COMMAND, other[0]);
+  std::ofstream(other[0], std::ios::app) << "!";
+  const CommandResult program = launch(own, other);
+  EXPECT_EQ(
+      count(program.err,
+            "rondo: [ring] expected the same program on all processes, got another build on process 2 "),
+      3)
+      << program.err;
+  fs::create_directory(folder_ / "elsewhere");
+  write_text(folder_ / "elsewhere" / "text", sample_text(40'000, 2));
+  other = own;
+  *std::find(other.begin(), other.end(), path("text")) = path("elsewhere/text");
+  const CommandResult content = launch(own, other);
+  EXPECT_EQ(count(content.err, "rondo: [start] expected the same training text on all processes, got "), 3)
+      << content.err;
   const CommandResult tier = with({"--isa", "portable"});
   EXPECT_TRUE(count(tier.err, "rondo: [start] expected the same --isa on all processes") == 3 ||
               tier.status == 0)
