@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <mutex>
 #include <stdexcept>
 
@@ -161,7 +162,8 @@ Row bench_overlap(const AttentionCase& what, Pass pass, const MeasureOptions& op
           .seconds_min = least(overlap),
           .runs = options.runs};  // verified by equal bits, not by an error
   // An exchange that takes no time to speak of may measure as less than none: then nothing follows from it.
-  Value needed, share, hidden, rate;
+  constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  double needed = kUnknown, share = kUnknown, hidden = kUnknown, rate = kUnknown;
   if (exchanging > 0) {
     const double bytes = static_cast<double>(seen.received) / exchanging;
     const double asked = needed_tokens(what, pass, static_cast<double>(seen.device_pairs) / computing, bytes);
