@@ -65,8 +65,18 @@ Fact folder_fact(const std::string& name, const fs::path& folder) {
 }
 
 Fact text_fact(const std::string& name, const Corpus& corpus) {
-  return {name, fmt::format("{} bytes in {} files, names and sizes {:016x}", corpus.bytes(),
-                            corpus.documents(), corpus.fingerprint())};
+  // Places spread over all of the text, which may be larger than memory.
+  constexpr std::int64_t kSamples = 64, kTokens = 1024;
+  const std::int64_t tokens = corpus.tokens(), samples = std::min(kSamples, (tokens + kTokens - 1) / kTokens);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(std::min(kTokens, tokens)));
+  Hash hash;
+  for (std::int64_t n = 0; n < samples; ++n) {
+    const std::int64_t last = tokens - static_cast<std::int64_t>(ids.size());
+    corpus.read(samples > 1 ? last * n / (samples - 1) : 0, ids);
+    hash.add({reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(ids[0])});
+  }
+  return {name, fmt::format("{} bytes in {} files, names and sizes {:016x}, contents {:016x}", corpus.bytes(),
+                            corpus.documents(), corpus.fingerprint(), hash.value())};
 }
 
 Fact hash_fact(const std::string& name, std::string_view value) {

@@ -17,6 +17,7 @@ std::vector<Fact> option_facts(const CLI::App& command, const RingOptions& ring)
 
 /// Names, sizes and samples of the contents of a folder's files, below it too.
 Fact folder_fact(const std::string& name, const std::filesystem::path& folder);
+/// Names and sizes of the files, and samples of the text.
 Fact text_fact(const std::string& name, const Corpus& corpus);
 /// A value of any length, told by its hash.
 Fact hash_fact(const std::string& name, std::string_view value);

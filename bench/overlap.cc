@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <mutex>
 #include <stdexcept>
 
@@ -159,10 +160,10 @@ Row bench_overlap(const AttentionCase& what, Pass pass, const MeasureOptions& op
           .isa = kernels::tier_name(what.ring.isa),
           .seconds_median = median(overlap),
           .seconds_min = least(overlap),
-          .runs = options.runs,
-          .max_rel_error = 0.0};
+          .runs = options.runs};  // verified by equal bits, not by an error
   // An exchange that takes no time to speak of may measure as less than none: then nothing follows from it.
-  Value needed, share, hidden, rate;
+  constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  double needed = kUnknown, share = kUnknown, hidden = kUnknown, rate = kUnknown;
   if (exchanging > 0) {
     const double bytes = static_cast<double>(seen.received) / exchanging;
     const double asked = needed_tokens(what, pass, static_cast<double>(seen.device_pairs) / computing, bytes);

@@ -170,14 +170,8 @@ std::string differences(const RingFindings& found,
   return words;
 }
 
+/// Different builds never come as far: processes refuse them when they meet (rondo/comm/control_peers.cc).
 void find_mixtures(const RingFindings& found, Warnings& warnings) {
-  const auto version = [](const ProcessFacts& p) {
-    return fmt::format("{} (build {:016x})", p.version, p.build);
-  };
-  if (const std::string words = differences(found, version); !words.empty())
-    warnings.push_back({"mixed-versions", "different builds of Rondo: " + words,
-                        "what processes tell each other may differ between builds, and so may results",
-                        "the same program on every host, best from one shared folder"});
   const auto isa = [](const ProcessFacts& p) { return p.instruction_set; };
   if (const std::string words = differences(found, isa); !words.empty())
     warnings.push_back({"mixed-instruction-sets", "different instruction sets: " + words,

@@ -1,9 +1,11 @@
 // rondo doctor, on threads and as mpirun starts it.
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <nlohmann/json.hpp>
 
+#include "rondo/core/isa.h"
 #include "tests/apps/command.h"
 
 namespace rondo::test {
@@ -60,6 +62,26 @@ TEST(Doctor, SpeaksToPrograms) {
   EXPECT_EQ(found["hiding"][0]["tokens"], 150);
 }
 
+bool warns_of(const CommandResult& result, const std::string& code) {
+  const json found = json::parse(result.out);
+  for (const json& warning : found["warnings"])
+    if (warning["code"] == code) return true;
+  return false;
+}
+
+TEST(Doctor, WarnsOfMoreThreadsThanItMayRun) {
+  cpu_set_t before, one;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof(before), &before), 0);
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++cpu)
+    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
+  ASSERT_EQ(::sched_setaffinity(0, sizeof(one), &one), 0);
+  const CommandResult result = rondo(kQuick + Words{"--devices", "2", "--format", "json"});
+  ASSERT_EQ(::sched_setaffinity(0, sizeof(before), &before), 0);
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_TRUE(warns_of(result, "oversubscribed")) << result.out;
+}
+
 TEST(Doctor, OfOneDeviceHasNoHops) {
   const CommandResult result = rondo(kQuick);
   ASSERT_EQ(result.status, 0) << result.err;
@@ -79,21 +101,37 @@ TEST(Doctor, RefusesByName) {
   }
 }
 
-TEST(Doctor, UnderMpirunMeasuresAllProcesses) {
-  if (std::string(RONDO_MPI_MISSING) != "") GTEST_SKIP() << RONDO_MPI_MISSING;
-  std::map<std::string, std::string> environment;
-  for (const std::string variable : {RONDO_MPI_ENVIRONMENT}) {
-    const auto equals = variable.find('=');
-    environment[variable.substr(0, equals)] = variable.substr(equals + 1);
+class DoctorUnderMpirun : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (std::string(RONDO_MPI_MISSING) != "") GTEST_SKIP() << RONDO_MPI_MISSING;
   }
-  const Words launcher{RONDO_MPIRUN, "-np", "2", RONDO_COMMAND};
-  const CommandResult result =
-      Process::of(launcher + kQuick + Words{"--format", "json"}, "", environment).wait();
+  /// On two processes, of which the second has some options of its own.
+  static CommandResult launch(const Words& second = {}) {
+    std::map<std::string, std::string> environment;
+    for (const std::string variable : {RONDO_MPI_ENVIRONMENT}) {
+      const auto equals = variable.find('=');
+      environment[variable.substr(0, equals)] = variable.substr(equals + 1);
+    }
+    const Words one = Words{"-np", "1", RONDO_COMMAND} + kQuick + Words{"--format", "json"};
+    return Process::of(Words{RONDO_MPIRUN} + one + Words{":"} + one + second, "", environment).wait();
+  }
+};
+
+TEST_F(DoctorUnderMpirun, MeasuresAllProcesses) {
+  const CommandResult result = launch();
   ASSERT_EQ(result.status, 0) << result.err;
   const json found = json::parse(result.out);  // one object: the others are silent
   expect_ring(found, 2, 2);
-  for (const json& warning : found["warnings"]) EXPECT_NE(warning["code"], "mixed-versions");
   for (const json& hop : found["hops"]) EXPECT_EQ(hop["kind"], "within a host");
+  for (const char* code : {"mixed-shapes", "mixed-instruction-sets"})
+    EXPECT_FALSE(warns_of(result, code)) << result.out;
+}
+
+TEST_F(DoctorUnderMpirun, WarnsOfMixtures) {
+  EXPECT_TRUE(warns_of(launch({"--threads", "2"}), "mixed-shapes"));
+  if (detected_isa() == Isa::portable) GTEST_SKIP() << "this processor has one instruction set";
+  EXPECT_TRUE(warns_of(launch({"--isa", "portable"}), "mixed-instruction-sets"));
 }
 
 }  // namespace

@@ -35,17 +35,17 @@ int count(const std::string& text, const std::string& words) {
   return found;
 }
 
-/// The process of this rank that `launcher` started; 0 when there is none.
-pid_t process_of_rank(pid_t launcher, int rank) {
+/// The process of this rank with `word` on its command line, on whichever host of this machine; 0 when there
+/// is none.
+pid_t process_of_rank(const std::string& word, int rank) {
   const std::string wanted = "OMPI_COMM_WORLD_RANK=" + std::to_string(rank);
   for (const auto& entry : fs::directory_iterator("/proc")) {
     const pid_t id = std::atoi(entry.path().filename().c_str());
     if (id <= 0) continue;
-    std::ifstream status(entry.path() / "status"), environment(entry.path() / "environ");
-    bool child = false;
-    for (std::string line; std::getline(status, line);)
-      child = child || line == "PPid:\t" + std::to_string(launcher);
-    if (!child) continue;
+    std::ifstream line(entry.path() / "cmdline"), environment(entry.path() / "environ");
+    bool ours = false;
+    for (std::string argument; std::getline(line, argument, '\0');) ours = ours || argument == word;
+    if (!ours) continue;
     for (std::string variable; std::getline(environment, variable, '\0');)
       if (variable == wanted) return id;
   }
@@ -83,10 +83,12 @@ class Faults : public testing::Test {
     if (!ready()) throw std::runtime_error("waited in vain: " + process.err());
   }
   bool has_checkpoint(const std::string& out) const { return fs::exists(folder_ / out / "step-00000004"); }
-  /// Process 1 gets the signal while it trains; returns it.
-  pid_t disturb(Process& process, const std::string& out, int signal) const {
+  /// The process of the run in `out`; 0 when it is gone.
+  pid_t process_of(const std::string& out, int rank) const { return process_of_rank(path(out), rank); }
+  /// A process gets the signal while it trains; returns it.
+  pid_t disturb(Process& process, const std::string& out, int signal, int rank = 1) const {
     await(process, [&] { return has_checkpoint(out); });
-    const pid_t victim = process_of_rank(process.id(), 1);
+    const pid_t victim = process_of(out, rank);
     EXPECT_GT(victim, 0);
     if (victim > 0) ::kill(victim, signal);
     return victim;
@@ -122,13 +124,26 @@ TEST_F(Faults, AProcessIsKilled) {
   expect_that_it_continues("run");
 }
 
+// The one that prints, and that writes all but the others' parts of checkpoints.
+TEST_F(Faults, TheFirstProcessIsKilled) {
+  Process process = launch(train("run"));
+  disturb(process, "run", SIGKILL, 0);
+  const auto begin = Clock::now();
+  const std::string err = process.wait().err;
+  EXPECT_LT(Clock::now() - begin, 15s) << err;
+  EXPECT_EQ(count(err, "rondo: [communicator] device 0 failed: process 0 (device 0, host "), 2) << err;
+  EXPECT_EQ(count(err, ") died at "), 2) << err;
+  expect_that_it_continues("run");
+}
+
 TEST_F(Faults, AProcessIsStopped) {
   Process process = launch(train("run"));
   const pid_t victim = disturb(process, "run", SIGSTOP);
   const auto begin = Clock::now();
   await(process, [&] { return count(process.err(), ") is silent since ") == 2; });
   EXPECT_LT(Clock::now() - begin, 15s);
-  for (const int rank : {0, 2}) await(process, [&] { return process_of_rank(process.id(), rank) == 0; });
+  for (const int rank : {0, 2}) await(process, [&] { return process_of("run", rank) == 0; });
+  EXPECT_LT(Clock::now() - begin, 15s);
   // When it goes on it finds that the others are gone, and ends as well.
   ::kill(victim, SIGCONT);
   await(process, [&] { return !process.running(); });
@@ -152,13 +167,14 @@ TEST_F(Faults, AProcessIsKilledUnderPlainMpirun) {
 }
 
 TEST_F(Faults, AProcessHasAnotherConfiguration) {
-  const auto with = [&](const Words& more) {
-    const Words own = Words{RONDO_COMMAND} + train("run");
-    return Process::of(Words{RONDO_MPIRUN, "--enable-recovery", "-np", "2"} + own + Words{":", "-np", "1"} +
-                           own + more,
-                       "", environment_)
+  const auto launch = [&](const Words& two, const Words& one) {
+    return Process::of(
+               Words{RONDO_MPIRUN, "--enable-recovery", "-np", "2"} + two + Words{":", "-np", "1"} + one, "",
+               environment_)
         .wait();
   };
+  const Words own = Words{RONDO_COMMAND} + train("run");
+  const auto with = [&](const Words& more) { return launch(own, own + more); };
   const CommandResult rate = with({"--lr", "0.5"});
   EXPECT_EQ(count(rate.err,
                   "rondo: [start] expected the same --lr on all processes, got '0.001' on process 0 and "
@@ -169,6 +185,24 @@ TEST_F(Faults, AProcessHasAnotherConfiguration) {
   const CommandResult text = with({path("other")});
   EXPECT_EQ(count(text.err, "rondo: [start] expected the same training text on all processes, got "), 3)
       << text.err;
+  // Another program, and another text of the same name and size.
+  Words other = own;
+  other[0] = path("rondo");
+  fs::copy_file(RONDO_COMMAND, other[0]);
+  std::ofstream(other[0], std::ios::app) << "!";
+  const CommandResult program = launch(own, other);
+  EXPECT_EQ(
+      count(program.err,
+            "rondo: [ring] expected the same program on all processes, got another build on process 2 "),
+      3)
+      << program.err;
+  fs::create_directory(folder_ / "elsewhere");
+  write_text(folder_ / "elsewhere" / "text", sample_text(40'000, 2));
+  other = own;
+  *std::find(other.begin(), other.end(), path("text")) = path("elsewhere/text");
+  const CommandResult content = launch(own, other);
+  EXPECT_EQ(count(content.err, "rondo: [start] expected the same training text on all processes, got "), 3)
+      << content.err;
   const CommandResult tier = with({"--isa", "portable"});
   EXPECT_TRUE(count(tier.err, "rondo: [start] expected the same --isa on all processes") == 3 ||
               tier.status == 0)
@@ -179,22 +213,53 @@ TEST_F(Faults, AProcessHasAnotherConfiguration) {
   EXPECT_GE(count(missing.err, "process 2 (device 2, host "), 1) << missing.err;
 }
 
-// Two hosts go on without the third: they name it. It is alone and cannot tell them what it thinks.
+// Two hosts go on without the third: they name it. It is alone, and says that. At this rate exchanging is
+// nearly all that a step does.
 TEST_F(Faults, ALinkIsCutInMidExchange) {
   if (Hosts::run("check") != 0) GTEST_SKIP() << "scripts/hosts check: no network namespaces here";
-  const Hosts hosts(3);
+  const Hosts hosts(3, "20mbit");
   if (!hosts.made()) GTEST_SKIP() << "scripts/hosts up: others use hosts here";
   Process process = Process::of(
       Words{RONDO_SOURCE_DIR "/scripts/hosts", "mpirun", "--enable-recovery", RONDO_COMMAND} + train("run"),
       "", environment_);
   await(process, [&] { return has_checkpoint("run"); });
+  ASSERT_NE(process_of("run", 2), 0);
   const auto begin = Clock::now();
   ASSERT_EQ(Hosts::run("cut 2"), 0);
   const std::string words =
       "rondo: [communicator] device 2 failed: process 2 (device 2, host rondo-2) is silent since ";
   await(process, [&] { return count(process.err(), words) == 2; });
+  for (const int rank : {0, 1, 2}) await(process, [&] { return process_of("run", rank) == 0; });
   EXPECT_LT(Clock::now() - begin, 15s);
   EXPECT_EQ(count(process.err(), "; the last checkpoint is " + path("run/step-")), 1) << process.err();
+  expect_that_it_continues("run");
+}
+
+// Each process says which device could not write and why; the checkpoints before that one are whole.
+TEST_F(Faults, ADiskIsFullInMidCheckpoint) {
+  // A disk of a few megabytes that only these processes see.
+  fs::create_directory(folder_ / "disk");
+  const std::string disk = "mount -t tmpfs -o size=3m tmpfs \"" + path("disk") + "\"";
+  const Words own_disk{"/usr/bin/unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c"};
+  if (Process::of(own_disk + Words{disk}, "", {}).wait().status != 0)
+    GTEST_SKIP() << "no file system can be mounted here";
+  std::string line = disk + " && ";
+  for (const std::string& word : Words{RONDO_MPIRUN, "--enable-recovery", "-np", "3", RONDO_COMMAND} +
+                                     train("disk/run") + Words{"--keep", "0"})
+    line += "\"" + word + "\" ";
+  line += "; cp -a \"" + path("disk/run") + "\" \"" + path("run") + "\"";
+  Process process = Process::of(own_disk + Words{line}, "", environment_);
+  await(process, [&] { return count(process.err(), "No space left on device") > 0; });
+  const auto begin = Clock::now();
+  const CommandResult result = process.wait();
+  ASSERT_EQ(result.status, 0) << result.err;  // of the copy
+  EXPECT_LT(Clock::now() - begin, 15s);
+  EXPECT_EQ(count(result.err, "No space left on device"), 3) << result.err;
+  EXPECT_EQ(count(result.err, "[checkpoint] device "), 3) << result.err;
+  EXPECT_EQ(count(result.err, "; the last checkpoint is " + path("disk/run/step-")), 1) << result.err;
+  for (const auto& entry : fs::directory_iterator(folder_ / "run"))
+    EXPECT_FALSE(entry.path().filename().string().starts_with(".tmp-step-")) << entry.path() << " is left";
+  EXPECT_EQ(rondo({"inspect", path("run"), "--verify"}).status, 0);
   expect_that_it_continues("run");
 }
 

@@ -29,7 +29,8 @@ TEST(Help, EveryOptionHasADescriptionAndADefault) {
   for (const Words& command :
        {Words{"train"}, Words{"eval"}, Words{"compare"}, Words{"generate"}, Words{"inspect"}, Words{"doctor"},
         Words{"plan"}, Words{"bench", "attention"}, Words{"bench", "linear"}, Words{"bench", "step"},
-        Words{"bench", "ring"}, Words{"bench", "decode"}, Words{"bench", "exchange"}}) {
+        Words{"bench", "ring"}, Words{"bench", "decode"}, Words{"bench", "exchange"},
+        Words{"bench", "overlap"}}) {
     const CommandResult result = rondo(command + Words{"--help"});
     ASSERT_EQ(result.status, 0) << result.err;
     for (const std::string& entry : option_entries(result.out)) {
@@ -56,7 +57,8 @@ TEST(Help, NamesWhatTheIssueAsksFor) {
                              "--seed",         "--valid",        "--holdout",       "--separate-documents",
                              "--eval-every",   "--eval-windows", "--save-every",    "--keep",
                              "--resume",       "--memory-limit", "--timeout",       "--block-tokens",
-                             "--trace",        "--report",       "--config-file",   "--isa"})
+                             "--trace",        "--report",       "--config-file",   "--isa",
+                             "--no-overlap",   "--shard",        "--data-parallel", "--spill"})
     EXPECT_NE(train.find(option), std::string::npos) << option;
   const std::string generate = rondo({"generate", "--help"}).out;
   for (const char* option :

@@ -48,6 +48,21 @@ class Processes : public testing::Test {
     const Words launcher{RONDO_MPIRUN, "-np", std::to_string(processes), RONDO_COMMAND};
     return Process::of(launcher + arguments, "", environment).wait();
   }
+  /// The run's trace has each device once, under its process, and computing and waiting of it.
+  void expect_events_of_all_devices(const std::string& run, int processes, int devices) const {
+    std::map<std::pair<int, int>, std::set<std::string>> events;
+    const auto trace = nlohmann::json::parse(read_text(folder_ / run / "trace.json"));
+    for (const auto& event : trace["traceEvents"])
+      if (event["ph"] == "X") events[{event["pid"], event["tid"]}].insert(event["cat"]);
+    EXPECT_EQ(events.size(), static_cast<std::size_t>(processes * devices)) << run;
+    std::set<int> seen;
+    for (const auto& [place, kinds] : events) {
+      seen.insert(place.first);
+      EXPECT_TRUE(kinds.contains("compute")) << run << ", device " << place.second;
+      EXPECT_TRUE(kinds.contains("wait")) << run << ", device " << place.second;
+    }
+    EXPECT_EQ(seen.size(), static_cast<std::size_t>(processes)) << run;
+  }
   TemporaryFolder folder_;
 };
 
@@ -64,7 +79,13 @@ TEST_F(Processes, TrainToTheSameBitsAsThreads) {
   EXPECT_GT(expected.size(), 100'000u);
   EXPECT_TRUE(content_of(folder_ / "processes") == expected);
   EXPECT_TRUE(content_of(folder_ / "mixed") == expected);
+  const CommandResult plain =
+      launch(2, train + Words{"--devices", "2", "--no-overlap", "--out", path("plain")});
+  ASSERT_EQ(plain.status, 0) << plain.err;
+  EXPECT_TRUE(content_of(folder_ / "plain") == expected);
   EXPECT_NE(processes.err.find("4 devices in 4 processes"), std::string::npos) << processes.err;
+  expect_events_of_all_devices("processes", 4, 1);
+  expect_events_of_all_devices("mixed", 2, 2);
   // One voice: every line is there once.
   EXPECT_EQ(processes.err.find("step 20/20"), processes.err.rfind("step 20/20")) << processes.err;
 

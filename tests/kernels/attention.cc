@@ -110,12 +110,16 @@ TEST_P(AttentionForwardOn, StateCarriesOverKeyRanges) {
 
 TEST_P(AttentionForwardOn, ThreadsDoNotChangeBits) {
   Case c = completed({.T = 600, .S = 130, .H = 3, .D = 8, .E = 8, .tiles = random_tiles(9, 600, 130, 100)});
-  const Inputs in(c);
-  const Output one = forward(c, in, GetParam());
-  for (c.threads = 2; c.threads <= 3; ++c.threads) {
-    const Output more = forward(c, in, GetParam());
-    EXPECT_EQ(one.out, more.out);
-    EXPECT_EQ(one.lse, more.lse);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    c.dtype = dtype;
+    c.threads = 1;
+    const Inputs in(c);
+    const Output one = forward(c, in, GetParam());
+    for (c.threads = 2; c.threads <= 3; ++c.threads) {
+      const Output more = forward(c, in, GetParam());
+      EXPECT_EQ(one.out, more.out);
+      EXPECT_EQ(one.lse, more.lse);
+    }
   }
 }
 

@@ -88,13 +88,17 @@ class AttentionBackwardOn : public testing::TestWithParam<Isa> {};
 TEST_P(AttentionBackwardOn, ThreadsDoNotChangeBits) {
   Case c = completed(
       {.T = 300, .S = 130, .H = 6, .G = 3, .D = 8, .E = 8, .tiles = random_tiles(9, 300, 130, 100)});
-  const Inputs in(c);
-  const Gradients one = backward(c, in, GetParam());
-  for (c.threads = 2; c.threads <= 3; ++c.threads) {
-    const Gradients more = backward(c, in, GetParam());
-    EXPECT_EQ(one.dq, more.dq);
-    EXPECT_EQ(one.dk, more.dk);
-    EXPECT_EQ(one.dv, more.dv);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    c.dtype = dtype;
+    c.threads = 1;
+    const Inputs in(c);
+    const Gradients one = backward(c, in, GetParam());
+    for (c.threads = 2; c.threads <= 3; ++c.threads) {
+      const Gradients more = backward(c, in, GetParam());
+      EXPECT_EQ(one.dq, more.dq);
+      EXPECT_EQ(one.dk, more.dk);
+      EXPECT_EQ(one.dv, more.dv);
+    }
   }
 }
 

@@ -124,13 +124,6 @@ TEST(Diagnosis, OfSeveralDomainsAndQuotas) {
 
 TEST(Diagnosis, OfMixtures) {
   RingFindings found = healthy(4, 2);
-  found.processes[2].version = "1.1";
-  EXPECT_EQ(codes(found), Codes{"mixed-versions"});
-  expect_found(found, "mixed-versions", {"1.1", "on process 2", "on processes 0, 1, 3"});
-  found = healthy(4, 2);
-  found.processes[0].build = 8;
-  EXPECT_EQ(codes(found), Codes{"mixed-versions"});
-  found = healthy(4, 2);
   found.processes[3].instruction_set = "avx2";
   EXPECT_EQ(codes(found), Codes{"mixed-instruction-sets"});
   expect_found(found, "mixed-instruction-sets", {"avx2 on process 3", "avx512 on processes 0, 1, 2"});
