@@ -56,7 +56,8 @@ TEST(Help, NamesWhatTheIssueAsksFor) {
                              "--seed",         "--valid",        "--holdout",       "--separate-documents",
                              "--eval-every",   "--eval-windows", "--save-every",    "--keep",
                              "--resume",       "--memory-limit", "--timeout",       "--block-tokens",
-                             "--trace",        "--report",       "--config-file",   "--isa"})
+                             "--trace",        "--report",       "--config-file",   "--isa",
+                             "--attention",    "--feedforward",  "--start-anyway"})
     EXPECT_NE(train.find(option), std::string::npos) << option;
   const std::string generate = rondo({"generate", "--help"}).out;
   for (const char* option :
