@@ -68,6 +68,19 @@ std::vector<HeadShape> HeadLists::shapes() const {
   return all;
 }
 
+void FormLists::add_to(CLI::App& app) {
+  add_list(app, "--attention", attention, std::string(kAttentionHelp) + ": vanilla or blockwise");
+  add_list(app, "--feedforward", feed_forward, std::string(kFeedForwardHelp) + ": whole or blockwise");
+}
+
+std::vector<Forms> FormLists::forms() const {
+  std::vector<Forms> all;
+  for (const std::string& one : bench::parse_list("--attention", attention))
+    for (const std::string& other : bench::parse_list("--feedforward", feed_forward))
+      all.push_back({parse_attention_form(one), parse_feed_forward_form(other)});
+  return all;
+}
+
 std::vector<Exchange> parse_exchanges(const std::string& text) {
   std::vector<Exchange> values;
   for (const std::string& word : bench::parse_list("--exchange", text))

@@ -56,6 +56,18 @@ struct HeadLists {
   std::vector<HeadShape> shapes() const;
 };
 
+/// Forms of attention and feed-forward: --attention, --feedforward.
+struct Forms {
+  AttentionForm attention;
+  FeedForwardForm feed_forward;
+};
+/// Lists of them; each form of one with each of the other.
+struct FormLists {
+  std::string attention = "blockwise", feed_forward = "blockwise";
+  void add_to(CLI::App& app);
+  std::vector<Forms> forms() const;
+};
+
 std::vector<Exchange> parse_exchanges(const std::string& text);
 /// Sizes such as 512M, each at least 1 byte.
 std::vector<std::int64_t> parse_sizes(const std::string& option, const std::string& text);

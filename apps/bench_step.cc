@@ -13,6 +13,7 @@ namespace {
 struct Arguments {
   BenchArguments common;
   HeadLists heads;
+  FormLists forms;
   std::string ctx = "8192", layers = "8", width = "512", ffn = "0", mask = "causal", remat = "none",
               devices = "1", layout = "zigzag", exchange = "copy";
   std::int64_t block_tokens = 512;
@@ -28,6 +29,7 @@ struct Arguments {
     add_list(app, "--mask", mask, "causal, or window:N for N tokens back, the token itself included");
     add_list(app, "--remat", remat,
              "Computed again in the backward pass: all of a layer, all but attention, or none");
+    forms.add_to(app);
     add(app, "--block-tokens", block_tokens, "Tokens of a feed-forward and loss block")
         ->check(between<std::int64_t>(1, kMostTokens));
     add_list(app, "--devices", devices, "Devices of the ring");
@@ -73,19 +75,26 @@ std::vector<ModelConfig> models(const Arguments& a) {
 std::vector<ExecutionOptions> executions(const Arguments& a) {
   std::vector<ExecutionOptions> all;
   const auto remats = bench::parse_list("--remat", a.remat);
+  const auto forms = a.forms.forms();
   for (const Isa isa : a.common.isas())
     for (const std::int64_t devices : bench::parse_integers("--devices", a.devices, 1, 1024))
       for (const std::int64_t threads : a.common.threads())
         for (const Layout layout : bench::parse_layouts("--layout", a.layout))
           for (const Exchange exchange : parse_exchanges(a.exchange))
             for (const std::string& remat : remats)
-              all.push_back({.ring = {.devices = static_cast<int>(devices),
-                                      .threads = static_cast<int>(threads),
-                                      .isa = isa},
-                             .layout = layout,
-                             .remat = parse_remat(remat),
-                             .exchange = exchange,
-                             .block_tokens = a.block_tokens});
+              for (const Forms& form : forms) {
+                check_argument(devices == 1 || form.attention == AttentionForm::blockwise, "bench",
+                               "--attention: expected vanilla with --devices 1, got a ring of {}", devices);
+                all.push_back({.ring = {.devices = static_cast<int>(devices),
+                                        .threads = static_cast<int>(threads),
+                                        .isa = isa},
+                               .layout = layout,
+                               .remat = parse_remat(remat),
+                               .exchange = exchange,
+                               .attention = form.attention,
+                               .feed_forward = form.feed_forward,
+                               .block_tokens = a.block_tokens});
+              }
   return all;
 }
 

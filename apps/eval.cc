@@ -46,6 +46,7 @@ struct Arguments {
   RingArguments ring;
   SegmentArguments segments;
   ModelRunArguments run;
+  FormArguments forms;
 };
 
 /// A text as tokens. Bytes are read from the mapped files as they are needed; for a model with a vocabulary
@@ -245,6 +246,8 @@ std::int64_t fit_memory(const Arguments& arguments, const ModelConfig& config, c
                  .purpose = Purpose::evaluate,
                  .dtype = arguments.run.dtype(),
                  .exchange = arguments.ring.exchange(),
+                 .attention = arguments.forms.attention(),
+                 .feed_forward = arguments.forms.feed_forward(),
                  .layout = arguments.ring.layout(),
                  .shard = parse_shard(arguments.shard),
                  .block_tokens = arguments.run.block_tokens(),
@@ -277,6 +280,8 @@ Evaluation evaluate_on(Context& context, Communicator& communicator, const Evalu
   Transformer model(context, ring, what.model.config(), what.model.table(),
                     {.dtype = arguments.run.dtype(),
                      .exchange = arguments.ring.exchange(),
+                     .attention = arguments.forms.attention(),
+                     .feed_forward = arguments.forms.feed_forward(),
                      .block_tokens = arguments.run.block_tokens(),
                      .segment_tokens = what.segment_tokens,
                      .spill = arguments.segments.spill()});
@@ -363,6 +368,7 @@ Run add_eval_command(CLI::App& app) {
                       "File for the result by blocks of 4096 tokens of the text, for rondo compare [none]");
   add(*command, "--format", arguments->format, "Form of the result")->check(one_of({"text", "json"}));
   arguments->run.add_to(*command);
+  arguments->forms.add_to(*command);
   arguments->ring.add_to(*command);
   arguments->segments.add_to(*command);
   add(*command, "--shard", arguments->shard,

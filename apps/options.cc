@@ -135,6 +135,13 @@ RingOptions RingArguments::ring() const {
           .processes = join_processes()};
 }
 
+void FormArguments::add_to(CLI::App& app, const std::string& group) {
+  add(app, "--attention", attention_, kAttentionHelp)->check(one_of({"vanilla", "blockwise"}))->group(group);
+  add(app, "--feedforward", feed_forward_, kFeedForwardHelp)
+      ->check(one_of({"whole", "blockwise"}))
+      ->group(group);
+}
+
 void SegmentArguments::add_to(CLI::App& app) {
   add(app, "--segment-tokens", tokens_,
       "Tokens that a device works on at a time, a multiple of 512; 0: all of its share, with --spill 8192")

@@ -11,6 +11,7 @@
 
 #include "rondo/attention/ring_loop.h"
 #include "rondo/comm/device_group.h"
+#include "rondo/model/forms.h"
 #include "rondo/schedule/schedule.h"
 
 namespace rondo::apps {
@@ -87,6 +88,22 @@ class RingArguments {
   std::string layout_ = "zigzag", exchange_ = "copy", isa_, memory_limit_ = "0";
   double timeout_ = 600;
   bool no_overlap_ = false;
+};
+
+inline constexpr const char* kAttentionHelp =
+    "Attention with all of its scores in memory, on one device, or block by block";
+inline constexpr const char* kFeedForwardHelp =
+    "Feed-forward of all of a device's tokens at once, or block by block";
+
+/// --attention and --feedforward: the forms of the Transformer.
+class FormArguments {
+ public:
+  void add_to(CLI::App& app, const std::string& group = "Options");
+  AttentionForm attention() const { return parse_attention_form(attention_); }
+  FeedForwardForm feed_forward() const { return parse_feed_forward_form(feed_forward_); }
+
+ private:
+  std::string attention_ = "blockwise", feed_forward_ = "blockwise";
 };
 
 /// --segment-tokens and --spill of passes that go segment by segment.

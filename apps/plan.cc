@@ -35,6 +35,7 @@ struct PlanArguments {
   int devices = 1, replicas = 1, threads = 1;
   std::int64_t context = 0, block_tokens = 512;
   double seconds = 2, network_rate = 0, network_latency = 0;
+  FormArguments forms;
   bool one_process = false, list = false, paper = false;
   std::shared_ptr<Processes> processes = nullptr;  ///< launched with this one, where this machine is measured
 };
@@ -118,6 +119,8 @@ RunShape run_shape(const PlanArguments& a) {
                .dtype = a.dtype == "f32" ? DType::f32 : DType::bf16,
                .remat = parse_remat(a.remat),
                .exchange = parse_exchange(a.exchange),
+               .attention = a.forms.attention(),
+               .feed_forward = a.forms.feed_forward(),
                .layout = parse_layout(a.layout),
                .shard = parse_shard(a.shard),
                .block_tokens = a.block_tokens,
@@ -128,6 +131,11 @@ RunShape run_shape(const PlanArguments& a) {
                  "expected --data-parallel to divide the {} devices, got {}", a.devices, a.replicas);
   check_argument(run.purpose == Purpose::train || (run.shard == Shard::none && run.replicas == 1), "plan",
                  "expected --shard and --data-parallel with --for train, got --for {}", name_of(run.purpose));
+  check_argument(
+      run.purpose != Purpose::generate ||
+          (run.attention == AttentionForm::blockwise && run.feed_forward == FeedForwardForm::blockwise),
+      "plan", "expected --attention and --feedforward blockwise with --for generate, got {} and {}",
+      name_of(run.attention), name_of(run.feed_forward));
   check_argument(run.exchange == Exchange::copy || a.one_process, "plan",
                  "expected --one-process with --exchange share, got devices of several processes");
   // The tier that other hardware's kernels would have is one that multiplies bfloat16 itself.
@@ -164,7 +172,7 @@ PlanFindings find(const PlanArguments& a, Hardware hardware) {
   if (!f.fits())
     f.fewest_devices = fewest_devices(memory, std::max<std::int64_t>(f.context, 1), f.limit, kMostDevices);
   // A machine's threads are no cluster: what is measured within one process says nothing about more devices.
-  const int most = a.one_process ? f.run.devices : kMostDevices / f.run.replicas;
+  const int most = a.one_process || !f.run.may_be_a_ring() ? f.run.devices : kMostDevices / f.run.replicas;
   if (f.hardware.slowest_link(kMostDevices).bytes_per_second > 0 || most == 1)
     for (int devices = 1;; devices = std::min(2 * devices, most)) {
       f.points.push_back(point_at(memory, f.hardware, devices, f.limit));
@@ -189,7 +197,7 @@ int plan(PlanArguments a) {
   if (a.paper) return std::fputs((json ? paper_json() : paper_text()).c_str(), stdout), 0;
   check_argument(!a.model.empty(), "plan",
                  "expected a model, got none; rondo plan --list names those it knows");
-  run_shape(a);  // what is wrong with it is said before anything is measured
+  static_cast<void>(MemoryModel(run_shape(a)));  // what is wrong is said before anything is measured
   parse_bytes("--memory-limit", a.memory_limit);
   if (a.hardware == "here" && (a.processes = join_processes()) != nullptr)
     a.devices = std::max(a.devices, a.processes->size());  // at least the ring that is there
@@ -211,6 +219,7 @@ void add_run_options(CLI::App& command, PlanArguments& a) {
   add(command, "--remat", a.remat,
       "Computed again in the backward pass: all of a layer, all but attention, or none")
       ->check(one_of({"layer", "attention", "none"}));
+  a.forms.add_to(command);
   add(command, "--shard", a.shard,
       "What each device holds only a part of: nothing, the optimizer's state, or "
       "weights and gradients too")

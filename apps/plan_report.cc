@@ -51,6 +51,10 @@ std::string heading(const PlanFindings& f) {
   text += fmt::format("{}, {}, {}", name_of(run.purpose), name_of(run.dtype), name_of(run.layout));
   if (run.purpose == Purpose::train)
     text += fmt::format(", --remat {}, --shard {}", name_of(run.remat), name_of(run.shard));
+  if (run.attention != AttentionForm::blockwise)
+    text += fmt::format(", --attention {}", name_of(run.attention));
+  if (run.feed_forward != FeedForwardForm::blockwise)
+    text += fmt::format(", --feedforward {}", name_of(run.feed_forward));
   return text + "\n\n";
 }
 
@@ -200,6 +204,8 @@ std::string plan_json(const PlanFindings& f) {
         {"shard", name_of(run.shard)},
         {"layout", name_of(run.layout)},
         {"exchange", name_of(run.exchange)},
+        {"attention", name_of(run.attention)},
+        {"feedforward", name_of(run.feed_forward)},
         {"block_tokens", run.block_tokens},
         {"one_process", !run.between_processes}}},
       {"context", f.context},

@@ -81,6 +81,16 @@ const char* divided_words(Shard shard) {
                                      : ", parameters, gradients and optimizer divided over all devices";
 }
 
+/// The forms that are not the usual ones.
+std::string form_words(const ExecutionOptions& execution) {
+  std::string words;
+  if (execution.attention != AttentionForm::blockwise)
+    words += fmt::format(", attention {}", name_of(execution.attention));
+  if (execution.feed_forward != FeedForwardForm::blockwise)
+    words += fmt::format(", feed-forward {}", name_of(execution.feed_forward));
+  return words;
+}
+
 std::string segment_words(const ExecutionOptions& execution) {
   if (execution.segment_tokens == 0) return "";
   return fmt::format(", segments of {} tokens{}", execution.segment_tokens,
@@ -94,7 +104,7 @@ void say_what_begins(const TrainPlan& plan, double peak) {
   if (!plan.note.empty()) std::fputs(plan.note.c_str(), stderr);
   const std::string lines = fmt::format(
       "model    {}\ncontext  {} tokens, {} per device, {} sequences a step\n"
-      "ring     {}{} devices{} of {} threads ({}), {}, exchange {}, remat {}, {}{}{}\n"
+      "ring     {}{} devices{} of {} threads ({}), {}, exchange {}, remat {}, {}{}{}{}\n"
       "text     {} bytes in {} files to train on, {} bytes held out\n"
       "machine  {}FLOP/s at most (measured), {} CPUs\nrun      {}{}\n",
       describe(run.config, ParameterTable(run.config).parameters()), run.recipe.context,
@@ -103,7 +113,7 @@ void say_what_begins(const TrainPlan& plan, double peak) {
       ring.processes ? fmt::format(" in {} processes", ring.processes->size()) : "", ring.threads,
       name_of(ring.isa), name_of(run.execution.layout), name_of(run.execution.exchange),
       name_of(run.execution.remat), name_of(run.recipe.dtype), divided_words(run.execution.shard),
-      segment_words(run.execution), run.corpus->bytes(), run.corpus->documents(),
+      form_words(run.execution), segment_words(run.execution), run.corpus->bytes(), run.corpus->documents(),
       run.held_out != nullptr ? run.held_out->bytes() : 0, format_rate(peak),
       std::thread::hardware_concurrency(), run.out.string(),
       run.resume_from ? fmt::format(", resumed after step {}", plan.first_step) : "");
@@ -166,7 +176,9 @@ std::string options_beside_checkpoint(const CLI::App& command) {
     const std::string& name = option->get_lnames().front();
     const bool named = name == "out" || name == "resume" || name == "config-file";
     const bool of_run = option->get_group() == "Run" && !named;
-    if (!of_run && option->get_group() != "Ring" && name != "remat" && name != "block-tokens") continue;
+    if (!of_run && option->get_group() != "Ring" && name != "remat" && name != "block-tokens" &&
+        name != "attention" && name != "feedforward")
+      continue;
     words += " --" + name;
     if (option->get_items_expected_max() > 0) words += " " + option->results().back();
   }

@@ -106,6 +106,7 @@ void add_recipe(CLI::App& command, TrainArguments& a) {
       "Computed again in the backward pass: all of a layer, all but attention, little")
       ->check(one_of({"layer", "attention", "none"}))
       ->group(kGroup);
+  a.forms.add_to(command, kGroup);
   count("--block-tokens", a.block_tokens, 1, "Tokens of a feed-forward and loss block");
 }
 
@@ -164,6 +165,11 @@ void add_train_options(CLI::App& command, TrainArguments& arguments) {
   add_recipe(command, arguments);
   add_run(command, arguments);
   arguments.ring.add_to(command);
+  add_switch(
+      command, "--start-anyway", arguments.start_anyway,
+      "Begin also where the plan says that --memory-limit is too small: what does not fit is refused when "
+      "it is allocated")
+      ->group(kRingGroup);
   add_division(command, arguments);
   arguments.segments.add_to(command);
 }

@@ -19,6 +19,7 @@ struct TrainArguments {
   TrainingRecipe recipe;
   std::string dtype = "f32", schedule = "cosine", remat = "attention", shard = "none";
   ModelConfig model{.width = 256, .layers = 6, .q_heads = 8, .kv_heads = 2};  ///< ffn, head_dim 0: derived
+  FormArguments forms;
   std::int64_t block_tokens = 512;
   std::int64_t stop_after = 0, evaluate_every = 100, evaluation_windows = 4, save_every = 100;
   int keep = 2;
@@ -26,6 +27,7 @@ struct TrainArguments {
   bool bigram = false;
   std::int64_t sample_tokens = 0;
   RingArguments ring;
+  bool start_anyway = false;
   int replicas = 1;
   SegmentArguments segments;
 };

@@ -240,6 +240,8 @@ void fit_memory(const TrainArguments& arguments, TrainPlan& plan) {
                  .dtype = run.recipe.dtype,
                  .remat = execution.remat,
                  .exchange = execution.exchange,
+                 .attention = execution.attention,
+                 .feed_forward = execution.feed_forward,
                  .layout = execution.layout,
                  .shard = execution.shard,
                  .block_tokens = execution.block_tokens,
@@ -265,7 +267,7 @@ void fit_memory(const TrainArguments& arguments, TrainPlan& plan) {
     const std::int64_t segment = largest_segment(MemoryModel(shape), context, usable);
     if (segment > 0) execution.segment_tokens = shape.segment_tokens = segment;
   }
-  check_fits(kOperation, MemoryModel(shape), context, limit);
+  if (!arguments.start_anyway) check_fits(kOperation, MemoryModel(shape), context, limit);
 }
 
 void check_replicas(const TrainingRun& run) {
@@ -287,6 +289,8 @@ TrainPlan make_train_plan(const CLI::App& command, const TrainArguments& argumen
                    .layout = arguments.ring.layout(),
                    .remat = parse_remat(arguments.remat),
                    .exchange = arguments.ring.exchange(),
+                   .attention = arguments.forms.attention(),
+                   .feed_forward = arguments.forms.feed_forward(),
                    .block_tokens = arguments.block_tokens,
                    .shard = parse_shard(arguments.shard),
                    .replicas = arguments.replicas,

@@ -184,6 +184,8 @@ Row bench_step(const StepCase& what, const MeasureOptions& options) {
               {"parameters", work.table().parameters()},
               {"remat", name_of(what.execution.remat)},
               {"exchange", name_of(what.execution.exchange)},
+              {"attention", name_of(what.execution.attention)},
+              {"feedforward", name_of(what.execution.feed_forward)},
               {"tokens_per_second", static_cast<double>(what.ctx) / row.seconds_median}};
   return row;
 }

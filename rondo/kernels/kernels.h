@@ -93,6 +93,33 @@ struct AttentionBackward {
 /// Recomputes the probabilities from q, k and lse. Rows with lse = -infinity give nothing.
 void attention_backward(Stream& stream, const AttentionBackward& args);
 
+// ---- Attention with all scores in memory ----
+// As in the original Transformer (Vaswani et al. 2017), for comparison: the same result within rounding, of
+// one block of keys, in memory that grows with T * S. Soft-cap and dropout are refused.
+
+struct AttentionProbabilities {
+  ConstTensor q_THD, k_SGD;
+  std::span<const Tile> tiles;  ///< disjoint
+  AttentionParams params;
+  float* p_HTS = nullptr;  ///< overwritten: softmax over the keys that the tiles allow, 0 elsewhere
+};
+void attention_probabilities(Stream& stream, const AttentionProbabilities& args);
+
+/// out_THE = p · v, in v's dtype. `widened`: float32 [S, E] of the caller's, for bfloat16 alone.
+void attention_vanilla_output(Stream& stream, const float* p_HTS, const ConstTensor& v_SGE,
+                              const Tensor& out_THE, float* widened);
+
+struct AttentionVanillaBackward {
+  ConstTensor q_THD, k_SGD, v_SGE, dout_THE;
+  std::span<const Tile> tiles;  ///< those of p_HTS, as are the params
+  AttentionParams params;
+  const float* p_HTS = nullptr;   ///< attention_probabilities
+  float* ds_HTS = nullptr;        ///< overwritten: gradients of p, then of q · k
+  float* widened = nullptr;       ///< float32 [most of T and S, most of D and E], for bfloat16 alone
+  Tensor dq_THD, dk_SGD, dv_SGE;  ///< float32, added to
+};
+void attention_vanilla_backward(Stream& stream, const AttentionVanillaBackward& args);
+
 // ---- Linear layers (matrices: one head) ----
 
 /// How a product is stored: y = product, or y += product.

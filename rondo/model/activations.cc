@@ -36,7 +36,15 @@ void Transformer::Activations::resize(std::int64_t tokens, std::int64_t capacity
   grow_layers(k_, keeps_all(), Entry::kept, capacity_ * kv_row * element, "keys");
   grow_layers(v_, keeps_all(), Entry::kept, capacity_ * kv_row * element, "values");
   grow_layers(out_, keeps_attention(), Entry::kept, tokens * q_row * element, "attention output");
-  grow_layers(lse_, keeps_attention(), Entry::kept, tokens * c.q_heads * 4, "lse");
+  const bool vanilla = options_.attention == AttentionForm::vanilla;
+  const std::int64_t scores = vanilla ? 4 * c.q_heads * tokens * tokens : 0;
+  if (vanilla) {
+    grow_layers(p_, keeps_all(), Entry::kept, scores, "attention probabilities");
+    if (options_.dtype != DType::f32)
+      grow(widened_, Entry::attention, tokens * c.head_dim * 4, "head in float32");
+  } else {
+    grow_layers(lse_, keeps_attention(), Entry::kept, tokens * c.q_heads * 4, "lse");
+  }
   resize_tokens(tokens);
   grow(cos, Entry::data, tokens * c.head_dim / 2 * 4, "rotary cosines");
   grow(sin, Entry::data, tokens * c.head_dim / 2 * 4, "rotary sines");
@@ -50,6 +58,7 @@ void Transformer::Activations::resize(std::int64_t tokens, std::int64_t capacity
   grow(dx_, Entry::attention, tokens * c.width * 4, "gradient of the residual");
   grow(dout_, Entry::attention, tokens * q_row * element, "gradient of the attention output");
   grow(dq_, Entry::attention, tokens * q_row * 4, "gradient of queries");
+  grow(dscores_, Entry::attention, scores, "gradient of the scores");
   grow(dk_, Entry::attention, capacity_ * kv_row * 4, "gradient of keys");
   grow(dv_, Entry::attention, capacity_ * kv_row * 4, "gradient of values");
 }

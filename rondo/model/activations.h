@@ -26,6 +26,10 @@ struct Transformer::Activations {
   Projections projections(std::int64_t layer) const;
   Tensor out(std::int64_t layer) const;
   float* lse(std::int64_t layer) const;
+  // Of AttentionForm::vanilla alone, float32: [H, T, T], their gradient, and a head of bfloat16 widened.
+  float* probabilities(std::int64_t layer) const { return p_[slot(layer, keeps_all())].as<float>(); }
+  float* dscores() const { return dscores_.as<float>(); }
+  float* widened() const { return widened_.as<float>(); }
   KeptFeedForward kept_feed_forward(std::int64_t layer) const;
   Tensor dx() const { return dx_.tensor(DType::f32, tokens_, 1, config_.width); }
   Tensor dout() const { return heads(dout_, options_.dtype, config_.q_heads, tokens_); }
@@ -35,6 +39,8 @@ struct Transformer::Activations {
   /// The layer's own keys and values in full capacity.
   KeyValues key_value_memory(std::int64_t layer) const;
   std::int64_t tokens() const { return tokens_; }
+  /// Whether the results of all of a layer's products have memory of their own.
+  bool keeps_all() const { return training_ && options_.remat == Remat::none; }
   std::span<TokenPlace> places() const {
     return {places_.as<TokenPlace>(), static_cast<std::size_t>(tokens_)};
   }
@@ -50,7 +56,6 @@ struct Transformer::Activations {
   Tensor heads(const Buffer& buffer, DType dtype, std::int64_t count, std::int64_t tokens) const {
     return buffer.tensor(dtype, tokens, count, config_.head_dim);
   }
-  bool keeps_all() const { return training_ && options_.remat == Remat::none; }
   bool keeps_attention() const { return training_ && options_.remat != Remat::layer; }
   std::size_t slot(std::int64_t layer, bool kept) const { return kept ? static_cast<std::size_t>(layer) : 0; }
 
@@ -59,8 +64,8 @@ struct Transformer::Activations {
   TransformerOptions options_;
   bool training_ = false;
   std::int64_t tokens_ = 0, capacity_ = 0;
-  std::vector<Buffer> x_, q_, k_, v_, out_, lse_, mid_, gate_, up_;
-  Buffer dx_, dout_, dq_, dk_, dv_;
+  std::vector<Buffer> x_, q_, k_, v_, out_, lse_, p_, mid_, gate_, up_;
+  Buffer dx_, dout_, dq_, dk_, dv_, dscores_, widened_;
   Buffer places_, ids_, labels_, losses_;
 };
 

@@ -16,29 +16,39 @@ LayerScratch::LayerScratch(Context& context, const ModelConfig& config, DType st
       ffn_(config.ffn),
       widest_gradient_(std::max(config.width, config.q_heads * config.head_dim)) {
   check_argument(block_tokens >= 1, "layer", "expected blocks of at least 1 token, got {}", block_tokens);
-  const auto allocate = [&](Buffer& buffer, std::int64_t columns, const char* what) {
-    buffer =
-        context.arena.allocate(Entry::feed_forward_block, block_tokens * columns * size_of(storage), what);
-  };
-  allocate(normed_, width_, "normalised block");
-  allocate(gate_, ffn_, "gate block");
-  allocate(up_, ffn_, "up block");
-  allocate(act_, ffn_, "activation block");
+  allocate();
 }
 
 void LayerScratch::reserve_backward() {
-  if (dact_.bytes() > 0) return;
-  const auto bytes = [&](std::int64_t columns, DType dtype) {
-    return block_tokens_ * columns * size_of(dtype);
+  backward_ = true;
+  allocate();
+}
+
+void LayerScratch::resize(std::int64_t block_tokens, Products products) {
+  block_tokens_ = std::max(block_tokens_, block_tokens);
+  products_ = products;
+  allocate();
+}
+
+void LayerScratch::allocate() {
+  const auto grow = [&](Buffer& buffer, std::int64_t columns, DType dtype, const char* what) {
+    const std::int64_t bytes = block_tokens_ * columns * size_of(dtype);
+    if (buffer.bytes() >= bytes) return;
+    buffer = Buffer();
+    buffer = context_->arena.allocate(Entry::feed_forward_block, bytes, what);
   };
-  Arena& arena = context_->arena;
-  dact_ = arena.allocate(Entry::feed_forward_block, bytes(ffn_, storage_), "activation gradient block");
-  dnormed_ =
-      arena.allocate(Entry::feed_forward_block, bytes(width_, DType::f32), "normalised gradient block");
-  if (storage_ != DType::f32) {
-    converted_ = arena.allocate(Entry::feed_forward_block, bytes(widest_gradient_, storage_),
-                                "rounded gradient block");
+  grow(normed_, width_, storage_, "normalised block");
+  if (products_ == Products::here) {
+    grow(gate_, ffn_, storage_, "gate block");
+    grow(up_, ffn_, storage_, "up block");
+  } else {
+    gate_ = Buffer(), up_ = Buffer();
   }
+  grow(act_, ffn_, storage_, "activation block");
+  if (!backward_) return;
+  grow(dact_, ffn_, storage_, "activation gradient block");
+  grow(dnormed_, width_, DType::f32, "normalised gradient block");
+  if (storage_ != DType::f32) grow(converted_, widest_gradient_, storage_, "rounded gradient block");
 }
 
 ConstTensor LayerScratch::in_storage(const ConstTensor& gradient) const {

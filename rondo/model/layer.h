@@ -26,6 +26,10 @@ class LayerScratch {
 
   /// Makes room for the backward functions too.
   void reserve_backward();
+  /// Whether gate and up products have their memory here, or are always kept (KeptFeedForward).
+  enum class Products { here, elsewhere };
+  /// Blocks of at least so many tokens from now on.
+  void resize(std::int64_t block_tokens, Products products);
   std::int64_t block_tokens() const { return block_tokens_; }
   DType storage() const { return storage_; }
 
@@ -42,8 +46,12 @@ class LayerScratch {
   static Tensor part(const Buffer& buffer, DType dtype, std::int64_t tokens, std::int64_t columns) {
     return buffer.tensor(dtype, tokens, 1, columns);
   }
+  void allocate();
+
   Context* context_;
   DType storage_;
+  Products products_ = Products::here;
+  bool backward_ = false;
   std::int64_t block_tokens_, width_, ffn_, widest_gradient_;
   Buffer normed_, gate_, up_, act_, dact_, dnormed_, converted_;
 };

@@ -34,7 +34,11 @@ Transformer::Transformer(Context& context, Communicator& communicator, const Mod
       table_(&table),
       buckets_(table.buckets()),
       options_(options),
-      scratch_(context, config, options.dtype, options.block_tokens),
+      scratch_(context, config, options.dtype,
+               // The whole share's extent is known when it is planned.
+               options.feed_forward == FeedForwardForm::whole
+                   ? std::min<std::int64_t>(1, options.block_tokens)
+                   : options.block_tokens),
       packed_(context),
       head_(context, config, packed_, options.dtype, options.block_tokens),
       ring_(context, communicator,
@@ -45,6 +49,7 @@ Transformer::Transformer(Context& context, Communicator& communicator, const Mod
              .dtype = options.dtype},
             options.exchange),
       activations_(std::make_unique<Activations>(context, config, options)) {
+  check_forms();
   if (options.segment_tokens > 0) segmented_ = std::make_unique<Segmented>(*this, options);
 }
 
@@ -61,8 +66,16 @@ void Transformer::prepare(const SequencePlan& plan, bool training) {
     shard_places(plan, communicator_->device(), activations_->places());
     return segmented_->prepare(plan, whole_schedule_, training);
   }
-  ring_.prepare(plan, mask_of(*config_));
-  activations_->resize(ring_.tokens(), ring_.max_shard_tokens(), training);
+  if (is_vanilla()) {
+    prepare_vanilla(plan, training);
+    activations_->resize(plan.tokens, plan.tokens, training);
+  } else {
+    ring_.prepare(plan, mask_of(*config_));
+    activations_->resize(ring_.tokens(), ring_.max_shard_tokens(), training);
+  }
+  if (options_.feed_forward == FeedForwardForm::whole)
+    scratch_.resize(tokens(), activations_->keeps_all() ? LayerScratch::Products::elsewhere
+                                                        : LayerScratch::Products::here);
   shard_places(plan, communicator_->device(), activations_->places());
   fill_rotary();
 }
@@ -132,6 +145,7 @@ DeviceTrace::Span Transformer::span(std::int64_t layer, const char* part) const 
 }
 
 void Transformer::run_attention(std::int64_t layer, const Step* training) {
+  if (is_vanilla()) return vanilla_forward(layer);
   const Projections qkv = activations_->projections(layer);
   const std::string label = fmt::format("layer {}", layer);
   ring_.forward({.q_THD = qkv.q_THD,
@@ -158,29 +172,35 @@ void Transformer::layer_forward(std::int64_t layer, const LayerPass& pass, const
   attention_output_forward(pass, x, activations_->out(layer), y);
   if (training != nullptr && options_.remat == Remat::none)
     kernels::copy(context_->stream, y, activations_->mid(layer));
-  feed_forward_forward(pass, y,
-                       training != nullptr ? activations_->kept_feed_forward(layer) : KeptFeedForward{});
+  feed_forward_forward(pass, y, activations_->kept_feed_forward(layer));
 }
 
 void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, const Step& training) {
   const Tensor x = activations_->x(layer), mid = activations_->mid(layer), out = activations_->out(layer);
-  const Tensor dx = activations_->dx(), dout = activations_->dout();
-  const Projections qkv = activations_->projections(layer), gradients = activations_->gradients();
-  if (options_.remat != Remat::none) project_forward(pass, x, rotary(), qkv);
+  const Tensor dx = activations_->dx();
+  if (options_.remat != Remat::none) project_forward(pass, x, rotary(), activations_->projections(layer));
   if (options_.remat == Remat::layer) run_attention(layer, &training);
   if (options_.remat != Remat::none) attention_output_forward(pass, x, out, mid);
 
   {
     const auto traced = span(layer, "feed-forward backward");
     feed_forward_backward(pass, mid, activations_->kept_feed_forward(layer), dx);
-    attention_output_backward(pass, out, dx, dout);
+    attention_output_backward(pass, out, dx, activations_->dout());
   }
+  run_attention_backward(layer, training);
+  const auto traced = span(layer, "projections backward");
+  project_backward(pass, x, rotary(), activations_->gradients(), dx);
+}
+
+void Transformer::run_attention_backward(std::int64_t layer, const Step& training) {
+  if (is_vanilla()) return vanilla_backward(layer);
+  const Projections qkv = activations_->projections(layer), gradients = activations_->gradients();
   const std::string label = fmt::format("layer {}", layer);
   ring_.backward({.q_THD = qkv.q_THD,
                   .k_TGD = qkv.k_TGD,
                   .v_TGE = qkv.v_TGD,
-                  .out_THE = out,
-                  .dout_THE = dout,
+                  .out_THE = activations_->out(layer),
+                  .dout_THE = activations_->dout(),
                   .lse_HT = activations_->lse(layer),
                   .params = attention_params(layer, &training),
                   .dq_THD = gradients.q_THD,
@@ -188,8 +208,6 @@ void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, cons
                   .dv_TGE = gradients.v_TGD,
                   .spare = activations_->key_value_memory(layer),
                   .label = label});
-  const auto traced = span(layer, "projections backward");
-  project_backward(pass, x, rotary(), gradients, dx);
 }
 
 void Transformer::layers_forward(const WeightReader& weights, std::span<const std::int32_t> ids,

@@ -14,6 +14,7 @@
 
 #include "rondo/attention/ring_attention.h"
 #include "rondo/model/config.h"
+#include "rondo/model/forms.h"
 #include "rondo/model/layer.h"
 #include "rondo/model/loss_head.h"
 #include "rondo/model/parameters.h"
@@ -34,7 +35,9 @@ struct TransformerOptions {
   DType dtype = DType::f32;  ///< of activations and compute weights
   Remat remat = Remat::attention;
   Exchange exchange = Exchange::copy;
-  std::int64_t block_tokens = 512;  ///< tokens of a feed-forward and loss block
+  AttentionForm attention = AttentionForm::blockwise;  ///< vanilla: of one device, all of its share at once
+  FeedForwardForm feed_forward = FeedForwardForm::blockwise;  ///< whole: all of the share at once
+  std::int64_t block_tokens = 512;                            ///< tokens of a feed-forward and loss block
   /// Tokens of the segments that a device works on one after the other, a multiple of kLeastSegmentStep; 0:
   /// its whole share at once, as rings need it. The cut decides the rounding.
   std::int64_t segment_tokens = 0;
@@ -45,7 +48,8 @@ inline constexpr std::int64_t kLeastSegmentStep = 512;
 
 class Transformer {
  public:
-  /// All four outlive it. Allocates the block scratch.
+  /// All four outlive it. Allocates the block scratch. Throws ArgumentError for options that exclude each
+  /// other.
   Transformer(Context& context, Communicator& communicator, const ModelConfig& config,
               const ParameterTable& table, const TransformerOptions& options);
   ~Transformer();
@@ -64,7 +68,7 @@ class Transformer {
   };
   TokenMemory token_memory() const;
   /// What this device does in each attention.
-  const Schedule& schedule() const { return segmented_ ? whole_schedule_ : ring_.schedule(); }
+  const Schedule& schedule() const { return segmented_ || is_vanilla() ? whole_schedule_ : ring_.schedule(); }
   /// Of the ring that its sequences are cut over.
   int devices() const { return communicator_->devices(); }
 
@@ -98,6 +102,8 @@ class Transformer {
   struct Activations;
   class Segmented;
 
+  void check_forms() const;
+  bool is_vanilla() const { return options_.attention == AttentionForm::vanilla; }
   void fill_rotary();
   /// What the functions of a layer work with; `next` is the bucket that will be needed after it.
   LayerPass pass(const WeightReader& weights, std::int64_t layer, std::size_t next);
@@ -115,6 +121,13 @@ class Transformer {
   /// Records a part of a layer in the trace as long as it lives; attention records its own hops.
   DeviceTrace::Span span(std::int64_t layer, const char* part) const;
   void run_attention(std::int64_t layer, const Step* training);
+  /// Gradients of the layer's queries, keys and values.
+  void run_attention_backward(std::int64_t layer, const Step& training);
+  // In vanilla.cc: the attention of AttentionForm::vanilla.
+  void prepare_vanilla(const SequencePlan& plan, bool training);
+  void vanilla_probabilities(std::int64_t layer);
+  void vanilla_forward(std::int64_t layer);
+  void vanilla_backward(std::int64_t layer);
   void layer_forward(std::int64_t layer, const LayerPass& pass, const Step* training,
                      const KeyValueSink* sink);
   void layer_backward(std::int64_t layer, const LayerPass& pass, const Step& training);
@@ -131,7 +144,8 @@ class Transformer {
   RingAttention ring_;
   std::unique_ptr<Activations> activations_;
   std::unique_ptr<Segmented> segmented_;  ///< null: all of the share at once
-  Schedule whole_schedule_;               ///< with segments, which are cut from it
+  Schedule whole_schedule_;               ///< where the ring has none: with segments, and vanilla attention
+  std::vector<Tile> whole_tiles_;         ///< of vanilla attention
 };
 
 /// The mask that a configuration asks for.

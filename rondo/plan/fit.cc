@@ -23,7 +23,8 @@ bool fits(const MemoryModel& memory, std::int64_t context, std::int64_t limit) {
 
 bool may_have_segments(const RunShape& run) {
   return run.devices == 1 && run.purpose != Purpose::generate && run.remat == Remat::attention &&
-         run.config.first_k == 0;
+         run.config.first_k == 0 && run.attention == AttentionForm::blockwise &&
+         run.feed_forward == FeedForwardForm::blockwise;
 }
 
 /// The largest entries, and what the others are together.
@@ -44,6 +45,25 @@ std::string words_of(const EntryBytes& entries) {
   return fmt::format("{}", fmt::join(words, ", "));
 }
 
+/// The forms that hold a block at a time, where each of them alone is enough, or both are.
+void try_blockwise(const RunShape& run, std::int64_t context, std::int64_t limit,
+                   std::vector<std::string>& ways) {
+  const bool attention = run.attention != AttentionForm::blockwise,
+             feed_forward = run.feed_forward != FeedForwardForm::blockwise;
+  const auto try_with = [&](const char* option, bool of_attention, bool of_feed_forward) {
+    RunShape other = run;
+    if (of_attention) other.attention = AttentionForm::blockwise;
+    if (of_feed_forward) other.feed_forward = FeedForwardForm::blockwise;
+    if (!fits(MemoryModel(other), context, limit)) return false;
+    ways.emplace_back(option);
+    return true;
+  };
+  bool one = attention && try_with("--attention blockwise", true, false);
+  one = (feed_forward && try_with("--feedforward blockwise", false, true)) || one;
+  if (attention && feed_forward && !one)
+    try_with("--attention blockwise with --feedforward blockwise", true, true);
+}
+
 /// Options of which each alone is enough.
 std::vector<std::string> ways_to_fit(const MemoryModel& memory, std::int64_t context, std::int64_t limit) {
   std::vector<std::string> ways;
@@ -53,6 +73,7 @@ std::vector<std::string> ways_to_fit(const MemoryModel& memory, std::int64_t con
     if (fits(MemoryModel(other), context, limit)) ways.emplace_back(option);
   };
   const RunShape& run = memory.run();
+  try_blockwise(run, context, limit, ways);
   if (const int devices = fewest_devices(memory, context, limit, kMostDevices);
       devices > 0 && run.segment_tokens == 0)
     ways.push_back(fmt::format("{} devices in all", devices));
@@ -77,12 +98,16 @@ std::int64_t without_scratch(const RunShape& run, std::int64_t limit) {
   const std::int64_t d = (run.config.head_dim + 15) / 16 * 16;
   const std::int64_t backward =
       4 * (kQueries * (5 * d + 2) + 4 * kKeys * d + 2 * kKeys * kTile + 2 * kTile * d);
-  const std::int64_t scratch = run.purpose == Purpose::train ? std::max(kLeast, backward) : kLeast;
+  // Vanilla attention has none of it, but sums over queries that pack 768 of its rows and a head, 512 tokens
+  // of each (kernels/cpu/outer_product.cc).
+  constexpr std::int64_t kVanilla = 4 * (768 + 256) * 512;
+  const std::int64_t most = run.attention == AttentionForm::vanilla ? kVanilla : backward;
+  const std::int64_t scratch = run.purpose == Purpose::train ? std::max(kLeast, most) : kLeast;
   return std::max<std::int64_t>(0, limit - run.threads * scratch);
 }
 
 int fewest_devices(const MemoryModel& memory, std::int64_t context, std::int64_t limit, int most) {
-  most /= memory.run().replicas;
+  most = memory.run().may_be_a_ring() ? most / memory.run().replicas : std::min(most, 1);
   if (most < 1) return 0;
   int too_few = 0, enough = 1;
   while (enough < most && !fits(memory.on(enough), context, limit))

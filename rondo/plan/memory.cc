@@ -47,6 +47,10 @@ MemoryModel::MemoryModel(const RunShape& run) : run_(run) {
   check_argument(run.devices >= 1 && run.replicas >= 1, op,
                  "expected at least 1 device and 1 ring, got {}, {}", run.devices, run.replicas);
   check_argument(run.block_tokens >= 1, op, "expected blocks of at least 1 token, got {}", run.block_tokens);
+  check_argument(
+      run.devices == 1 || run.may_be_a_ring(), op,
+      "expected rings of one device for --attention vanilla, got {} devices; use --attention blockwise",
+      run.devices);
   const ParameterTable table(run.config);
   buckets_ = table.buckets();
   parameters_ = table.parameters();
@@ -55,6 +59,8 @@ MemoryModel::MemoryModel(const RunShape& run) : run_(run) {
 MemoryModel MemoryModel::on(int devices) const {
   MemoryModel other = *this;
   check_argument(devices >= 1, "plan", "expected at least 1 device, got {}", devices);
+  check_argument(devices == 1 || run_.may_be_a_ring(), "plan",
+                 "expected one device for --attention vanilla, got a ring of {}", devices);
   other.run_.devices = devices;
   return other;
 }
@@ -139,26 +145,40 @@ std::int64_t MemoryModel::packed_bytes() const {
   return std::max({most, b.qkv, b.o, b.gate_up + b.down + recomputed, f.head + b.head});
 }
 
+/// Of a float32 for each query head, query and key in some layers; of contexts beyond all memory, more than
+/// any.
+std::int64_t MemoryModel::score_bytes(std::int64_t tokens, std::int64_t layers) const {
+  if (run_.attention == AttentionForm::blockwise) return 0;
+  constexpr double kMost = 0x1p59;
+  const double all = 4.0 * static_cast<double>(run_.config.q_heads) * static_cast<double>(tokens) *
+                     static_cast<double>(tokens) * static_cast<double>(layers);
+  return all > kMost ? static_cast<std::int64_t>(kMost)
+                     : layers * page(4 * run_.config.q_heads * tokens * tokens);
+}
+
 void MemoryModel::add_activations(EntryBytes& bytes, const ShardSize& shard) const {
   const ModelConfig& m = run_.config;
   const bool trains = run_.purpose == Purpose::train;
   const std::int64_t e = size_of(run_.dtype), C = m.width, L = m.layers, H = m.q_heads, G = m.kv_heads,
                      d = m.head_dim, c = shard.own, s = shard.largest;
   of(bytes, Entry::layer_inputs) = (trains ? L + 1 : 1) * page(e * c * C);
-  const std::int64_t output = page(e * c * H * d) + page(4 * c * H);  // and lse
+  const bool vanilla = run_.attention == AttentionForm::vanilla;  // without lse, state and delta
+  const std::int64_t output = page(e * c * H * d) + (vanilla ? 0 : page(4 * c * H));  // and lse
   const std::int64_t projections = page(e * c * H * d) + 2 * page(e * s * G * d);
   const std::int64_t state = page(4 * H * ((c + 63) / 64 * 64) * (d + 2));
+  const std::int64_t widened = run_.dtype == DType::f32 ? 0 : page(4 * c * d);
   std::int64_t& attention = of(bytes, Entry::attention);
-  attention = state;
+  attention = vanilla ? widened : state;
   if (!trains) {
-    attention += projections + output;
+    attention += projections + output + score_bytes(c, 1);
   } else {
     const std::int64_t mid = page(e * c * C), products = 2 * page(e * c * m.ffn);
     const bool all = run_.remat == Remat::none, outputs = run_.remat != Remat::layer;
-    of(bytes, Entry::kept) = L * ((outputs ? output : 0) + (all ? projections + mid + products : 0));
-    attention += (outputs ? 0 : output) + (all ? 0 : projections + mid);
+    of(bytes, Entry::kept) = L * ((outputs ? output : 0) + (all ? projections + mid + products : 0)) +
+                             (all ? score_bytes(c, L) : 0);
+    attention += score_bytes(c, all ? 1 : 2) + (outputs ? 0 : output) + (all ? 0 : projections + mid);
     attention += page(4 * c * C) + page(e * c * H * d) + page(4 * c * H * d) + 2 * page(4 * s * G * d);
-    attention += page(4 * H * c);  // delta
+    if (!vanilla) attention += page(4 * H * c);  // delta
   }
   of(bytes, Entry::data) = page(24 * c) + 3 * page(4 * c) + 2 * page(4 * c * d / 2);
   of(bytes, Entry::packed_weights) = c > kFewTokens ? page(packed_bytes()) : 0;
@@ -187,13 +207,17 @@ void MemoryModel::add_segments(EntryBytes& bytes, std::int64_t tokens) const {
   of(bytes, Entry::packed_weights) = m > kFewTokens ? page(packed_bytes()) : 0;
 }
 
-void MemoryModel::add_blocks(EntryBytes& bytes) const {
+void MemoryModel::add_blocks(EntryBytes& bytes, const ShardSize& shard) const {
   const ModelConfig& m = run_.config;
   const bool trains = run_.purpose == Purpose::train, rounds = run_.dtype != DType::f32;
-  const std::int64_t e = size_of(run_.dtype), C = m.width, F = m.ffn, V = m.vocabulary, B = run_.block_tokens,
+  const bool whole = run_.feed_forward == FeedForwardForm::whole;
+  const std::int64_t e = size_of(run_.dtype), C = m.width, F = m.ffn, V = m.vocabulary,
+                     B = whole ? std::max<std::int64_t>(1, shard.own) : run_.block_tokens,
                      b = loss_block_tokens(run_);
+  // Gate and up of the whole share have no second place where they are kept.
+  const std::int64_t hidden = whole && trains && run_.remat == Remat::none ? 1 : 3;
   std::int64_t& layer = of(bytes, Entry::feed_forward_block);
-  layer = page(e * B * C) + 3 * page(e * B * F);
+  layer = page(e * B * C) + hidden * page(e * B * F);
   std::int64_t& loss = of(bytes, Entry::loss_block);
   loss = page(e * b * C) + page(4 * b * V) + page(4 * b);
   if (trains) {
@@ -253,7 +277,7 @@ EntryBytes MemoryModel::entries(const ShardSize& shard) const {
     add_segments(bytes, shard.own);
   else
     add_activations(bytes, shard);
-  add_blocks(bytes);
+  add_blocks(bytes, shard);
   add_exchange(bytes, shard);
   if (run_.purpose == Purpose::generate) add_cache(bytes, shard.tokens);
   return bytes;

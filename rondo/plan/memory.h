@@ -26,6 +26,8 @@ struct RunShape {
   DType dtype = DType::f32;
   Remat remat = Remat::attention;
   Exchange exchange = Exchange::copy;
+  AttentionForm attention = AttentionForm::blockwise;
+  FeedForwardForm feed_forward = FeedForwardForm::blockwise;
   Layout layout = Layout::zigzag;
   Shard shard = Shard::none;
   std::int64_t block_tokens = 512;
@@ -38,6 +40,8 @@ struct RunShape {
   Isa isa = default_isa();         ///< packed weights depend on it
 
   int devices_in_all() const { return devices * replicas; }
+  /// Attention whose scores are all in memory is of one device.
+  bool may_be_a_ring() const { return attention == AttentionForm::blockwise; }
 };
 
 /// Bytes by Entry.
@@ -82,7 +86,8 @@ class MemoryModel {
   std::int64_t slots(std::int64_t element) const;
   void add_activations(EntryBytes& bytes, const ShardSize& shard) const;
   void add_segments(EntryBytes& bytes, std::int64_t tokens) const;
-  void add_blocks(EntryBytes& bytes) const;
+  std::int64_t score_bytes(std::int64_t tokens, std::int64_t layers) const;
+  void add_blocks(EntryBytes& bytes, const ShardSize& shard) const;
   void add_exchange(EntryBytes& bytes, const ShardSize& shard) const;
   void add_cache(EntryBytes& bytes, std::int64_t tokens) const;
   std::int64_t packed_bytes() const;

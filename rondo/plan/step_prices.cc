@@ -47,6 +47,8 @@ class Pricing {
     return seconds;
   }
   AttentionPrice attention() const;
+  /// Of attention whose scores are all in memory, by the visible pairs that the schedule counts.
+  AttentionPrice vanilla_attention() const;
   void price_forward();
   void price_backward();
   void price_head();
@@ -64,7 +66,21 @@ class Pricing {
   StepPrices p_;
 };
 
+AttentionPrice Pricing::vanilla_attention() const {
+  const double pairs = c_ * c_, efficiency = hardware_.linear_efficiency, scores = 4 * x_.H * pairs;
+  const double of_storage = 2 * x_.Q * pairs / (hardware_.peak(run_.dtype) * efficiency),
+               of_singles = 2 * x_.Q * pairs / (hardware_.peak(DType::f32) * efficiency),
+               pass = scores / hardware_.memory_bytes_per_second;
+  // Products are written, turned into probabilities where they lie, and read.
+  const double again = of_storage + 3 * pass, forward = again + of_singles + pass;
+  // dP; then dV, dQ and dK.
+  const double backward =
+      of_storage + 3 * of_singles + 8 * pass + (run_.remat == Remat::attention ? again : 0);
+  return {.forward_per_pair = forward / p_.most_pairs, .backward_per_pair = backward / p_.most_pairs};
+}
+
 AttentionPrice Pricing::attention() const {
+  if (run_.attention == AttentionForm::vanilla) return vanilla_attention();
   const double peak = hardware_.peak(run_.dtype), forward = peak * hardware_.attention_efficiency;
   const double backward =
       hardware_.attention_backward_efficiency > 0 ? peak * hardware_.attention_backward_efficiency : forward;

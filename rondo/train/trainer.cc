@@ -29,6 +29,8 @@ TransformerOptions transformer_options(const TrainingRecipe& recipe, const Execu
   return {.dtype = recipe.dtype,
           .remat = execution.remat,
           .exchange = execution.exchange,
+          .attention = execution.attention,
+          .feed_forward = execution.feed_forward,
           .block_tokens = execution.block_tokens,
           .segment_tokens = execution.segment_tokens,
           .spill = execution.spill};

@@ -28,12 +28,14 @@
 namespace rondo {
 
 /// How a recipe is carried out; changes speed and memory, not what is computed (but for rounding with another
-/// number of devices or another layout).
+/// number of devices, another layout or other forms).
 struct ExecutionOptions {
   RingOptions ring;
   Layout layout = Layout::zigzag;
   Remat remat = Remat::attention;
   Exchange exchange = Exchange::copy;
+  AttentionForm attention = AttentionForm::blockwise;  ///< the forms are those of TransformerOptions
+  FeedForwardForm feed_forward = FeedForwardForm::blockwise;
   std::int64_t block_tokens = 512;
   /// What is divided over the devices of all replicas. One device alone divides nothing.
   Shard shard = Shard::none;

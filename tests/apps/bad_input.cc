@@ -59,6 +59,14 @@ TEST_F(BadInput, OptionsAreNamed) {
   expect_refused(train({"--kv-heads", "1", "--memory-limit", "5Q"}), {"--memory-limit", "5Q"});
   expect_refused(train({"--kv-heads", "1", "--memory-limit", "1M"}),
                  {"--memory-limit, 1.0 MiB a device", "optimizer", "what would do alone"});
+  // Without the plan's word the ledger has the last one.
+  expect_refused(train({"--kv-heads", "1", "--memory-limit", "1M", "--start-anyway"}),
+                 {"[memory] device 0", "at most 1.0 MiB", "asks for"});
+  expect_refused(train({"--kv-heads", "1", "--attention", "vanilla", "--devices", "2"}),
+                 {"--attention vanilla", "2 devices", "--attention blockwise"});
+  expect_refused(train({"--kv-heads", "1", "--attention", "vanilla", "--spill", path("")}),
+                 {"--attention vanilla", "--spill"});
+  expect_refused(train({"--kv-heads", "1", "--feedforward", "half"}), {"--feedforward", "half"});
   for (const auto& [size, words] :
        {std::pair("auto", "--memory-limit for --ctx-size auto"), {"autumn", "autumn"}})
     expect_refused({"train", path("text"), "--out", path("run"), "--width", "16", "--heads", "2",

@@ -58,7 +58,8 @@ TEST(Help, NamesWhatTheIssueAsksFor) {
                              "--eval-every",   "--eval-windows", "--save-every",    "--keep",
                              "--resume",       "--memory-limit", "--timeout",       "--block-tokens",
                              "--trace",        "--report",       "--config-file",   "--isa",
-                             "--no-overlap",   "--shard",        "--data-parallel", "--spill"})
+                             "--no-overlap",   "--shard",        "--data-parallel", "--spill",
+                             "--attention",    "--feedforward",  "--start-anyway"})
     EXPECT_NE(train.find(option), std::string::npos) << option;
   const std::string generate = rondo({"generate", "--help"}).out;
   for (const char* option :

@@ -57,6 +57,25 @@ TEST(Plan, ShowsThatContextGrowsWithTheRing) {
   EXPECT_LT(ratio, 6);
 }
 
+TEST(Plan, PlansTheEarlierForms) {
+  const Words words = {"plan", "llama-1b", "--hardware", "a100-80gb"};
+  const json usual = planned(words), vanilla = planned(words + Words{"--attention", "vanilla"}),
+             both = planned(words + Words{"--attention", "vanilla", "--feedforward", "whole"});
+  const auto longest = [](const json& plan) { return plan["longest_context"]["tokens"].get<std::int64_t>(); };
+  EXPECT_GT(longest(usual), 10 * longest(vanilla));
+  EXPECT_GT(longest(vanilla), longest(both));
+  EXPECT_GT(longest(both), 1000);
+  EXPECT_EQ(both["run"]["attention"], "vanilla");
+  EXPECT_EQ(both["run"]["feedforward"], "whole");
+  EXPECT_EQ(vanilla["by_devices"].size(), 1u);
+  // All scores are computed and go through memory, half of them for nothing.
+  const Words same = {"--ctx-size", "4096"};
+  EXPECT_GT(planned(words + same + Words{"--attention", "vanilla"})["time"]["attention_seconds"],
+            planned(words + same)["time"]["attention_seconds"]);
+  EXPECT_NE(rondo(words + Words{"--attention", "vanilla"}).out.find("--attention vanilla"),
+            std::string::npos);
+}
+
 TEST(Plan, SaysWhatDoesNotFitAndWhatWould) {
   const json plan = planned(kPlan + Words{"--devices", "4", "--ctx-size", "4194304"});
   EXPECT_EQ(plan["memory"]["fits"], false);
@@ -175,6 +194,9 @@ TEST(Plan, RefusesByName) {
            {plan + Words{"--memory-limit", "much"}, "--memory-limit"},
            {plan + Words{"--for", "eval", "--shard", "parameters"}, "--shard"},
            {plan + Words{"--exchange", "share", "--devices", "2"}, "--one-process"},
+           {plan + Words{"--attention", "vanilla", "--devices", "2"}, "--attention blockwise"},
+           {plan + Words{"--attention", "vanilla", "--for", "generate"}, "--for generate"},
+           {plan + Words{"--feedforward", "half"}, "--feedforward"},
            {plan + Words{"--hardware-file", "/no/such/file"}, "/no/such/file"},
            {plan + Words{"--chart", "/no/such/folder/chart.svg"}, "/no/such/folder"}}) {
     const CommandResult result = rondo(words);

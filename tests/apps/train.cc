@@ -35,6 +35,12 @@ std::vector<double> losses(const std::filesystem::path& metrics) {
   return values;
 }
 
+/// Each form's losses within rounding of the usual one's.
+void expect_near(const std::vector<double>& found, const std::vector<double>& expected, double bound) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t n = 0; n < found.size(); ++n) EXPECT_NEAR(found[n], expected[n], bound * expected[n]);
+}
+
 class Train : public testing::Test {
  protected:
   void SetUp() override { write_text(folder_ / "text", sample_text(40'000)); }
@@ -46,6 +52,29 @@ class Train : public testing::Test {
   }
   TemporaryFolder folder_;
 };
+
+TEST_F(Train, EveryFormHasTheSameLosses) {
+  const Words one = {"--devices", "1", "--eval-every", "0"};
+  ASSERT_EQ(train("usual", one).status, 0);
+  const std::vector<double> usual = losses(folder_ / "usual/metrics.jsonl");
+  ASSERT_EQ(usual.size(), 6u);
+  const Words vanilla = {"--attention", "vanilla"}, whole = {"--feedforward", "whole"};
+  for (const auto& [name, form] :
+       {std::pair("vanilla", vanilla), {"whole", whole}, {"both", vanilla + whole}}) {
+    const CommandResult result = train(name, one + form);
+    ASSERT_EQ(result.status, 0) << result.err;
+    EXPECT_EQ(result.err.find("attention vanilla") != std::string::npos, name != std::string("whole"));
+    expect_near(losses(folder_ / name / "metrics.jsonl"), usual, 1e-5);  // six updates of float32 sums
+  }
+  const auto bits = [&](const Words& form) {
+    const CommandResult result = rondo(Words{"eval", path("usual"), path("text"), "--ctx-size", "256",
+                                             "--max-windows", "2", "--format", "json"} +
+                                       form);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return json::parse(result.out)["bits_per_byte"].get<double>();
+  };
+  EXPECT_NEAR(bits(vanilla + whole), bits({}), 1e-5);
+}
 
 TEST_F(Train, WritesMetricsCheckpointReportAndTrace) {
   const CommandResult result = train(

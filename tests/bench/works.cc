@@ -79,6 +79,19 @@ TEST(StepBench, VerifiesEveryTypeRematAndRing) {
       }
 }
 
+TEST(StepBench, VerifiesEveryForm) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    StepCase what = small_step();
+    what.dtype = dtype;
+    what.execution.attention = AttentionForm::vanilla;
+    what.execution.feed_forward = FeedForwardForm::whole;
+    const Row row = bench_step(what, kQuick);
+    EXPECT_LT(number(row.max_rel_error), dtype == DType::f32 ? 5e-6 : 3e-2);
+    EXPECT_EQ(std::get<std::string>(more(row, "attention")), "vanilla");
+    EXPECT_EQ(std::get<std::string>(more(row, "feedforward")), "whole");
+  }
+}
+
 TEST(DecodeBench, SaysHowFastTheCacheIsRead) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const DecodeCase what{

@@ -66,6 +66,27 @@ TEST(Fit, WhatIsSaidToDoDoes) {
   EXPECT_TRUE(!fits(run, context) || run.segment_tokens > 8192);
 }
 
+/// The forms that hold a block at a time, where they help, and no ring where there is none.
+TEST(Fit, NamesTheFormsThatWouldFit) {
+  RunShape run = shape();
+  run.attention = AttentionForm::vanilla, run.feed_forward = FeedForwardForm::whole;
+  const auto says = [&](std::int64_t context, std::int64_t limit, const char* part) {
+    const std::string words = refusal(run, context, limit);
+    EXPECT_NE(words, "");
+    return words.find(part) != std::string::npos;
+  };
+  // Scores of 4 heads, twice: 8 GiB of 16,384 tokens; four hidden layers of 704 with inputs: 208 MiB;
+  // all others 325 MiB.
+  EXPECT_TRUE(says(16384, 600 * kMiB, "--attention blockwise,"));
+  EXPECT_FALSE(says(16384, 600 * kMiB, "--feedforward blockwise"));
+  EXPECT_FALSE(says(16384, 600 * kMiB, "devices in all"));
+  EXPECT_FALSE(says(16384, 600 * kMiB, "--spill"));
+  EXPECT_TRUE(says(16384, 400 * kMiB, "--attention blockwise with --feedforward blockwise"));
+  run.attention = AttentionForm::blockwise;
+  EXPECT_TRUE(says(16384, 400 * kMiB, "--feedforward blockwise,"));
+  EXPECT_FALSE(says(16384, 400 * kMiB, "--attention"));
+}
+
 TEST(Fit, RingsOfReplicasKeepTheirNumber) {
   RunShape run = shape();
   run.replicas = 2;

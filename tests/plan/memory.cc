@@ -103,6 +103,36 @@ TEST(PlannedMemory, SaysWhatLimits) {
   EXPECT_EQ(cache.limits, Entry::kv_cache);
 }
 
+/// The forms in the order of their inventions: each reaches farther than the one before, the first by far.
+TEST(PlannedMemory, OfEveryFormIsLessThanOfTheOneBefore) {
+  RunShape run = shape("llama-1b", 1);
+  run.remat = Remat::layer;
+  const std::int64_t limit = std::int64_t{80} << 30;
+  const auto longest = [&](AttentionForm attention, FeedForwardForm feed_forward) {
+    run.attention = attention, run.feed_forward = feed_forward;
+    const LongestContext found = longest_context(MemoryModel(run), limit);
+    EXPECT_LE(found.peak, limit);
+    return found;
+  };
+  const LongestContext vanilla = longest(AttentionForm::vanilla, FeedForwardForm::whole),
+                       attention = longest(AttentionForm::blockwise, FeedForwardForm::whole),
+                       both = longest(AttentionForm::blockwise, FeedForwardForm::blockwise);
+  EXPECT_EQ(vanilla.limits, Entry::attention);
+  EXPECT_GT(attention.tokens, 10 * vanilla.tokens);
+  EXPECT_GT(both.tokens, attention.tokens);
+}
+
+TEST(PlannedMemory, OfVanillaAttentionIsOfOneDevice) {
+  RunShape run = shape("llama-1b", 2);
+  run.attention = AttentionForm::vanilla;
+  EXPECT_THROW(MemoryModel{run}, ArgumentError);
+  run.devices = 1;
+  const MemoryModel one(run);
+  EXPECT_THROW(one.on(2), ArgumentError);
+  // A context whose scores no integer counts is larger than any limit.
+  EXPECT_GT(one.peak(one.entries(std::int64_t{1} << 40)), std::int64_t{1} << 58);
+}
+
 TEST(PlannedMemory, RefusesWhatMakesNoSense) {
   RunShape run = shape("llama-1b", 2);
   run.devices = 0;

@@ -14,6 +14,8 @@ struct MemoryCase {
   DType dtype = DType::f32;
   Remat remat = Remat::attention;
   Exchange exchange = Exchange::copy;
+  AttentionForm attention = AttentionForm::blockwise;
+  FeedForwardForm feed_forward = FeedForwardForm::blockwise;
   Layout layout = Layout::zigzag;
   std::int64_t block_tokens = 64, context = 0;
   int devices = 1;
@@ -45,9 +47,10 @@ inline std::int64_t packed_bytes(const MemoryCase& run) {
 inline Entries predicted(const MemoryCase& run, std::int64_t c, std::int64_t s) {
   const ModelConfig& m = run.config;
   const std::int64_t e = size_of(run.dtype), C = m.width, F = m.ffn, V = m.vocabulary, L = m.layers,
-                     H = m.q_heads, G = m.kv_heads, d = m.head_dim, B = run.block_tokens,
-                     N = ParameterTable(m).total();
-  const bool rounds = run.dtype != DType::f32;
+                     H = m.q_heads, G = m.kv_heads, d = m.head_dim, N = ParameterTable(m).total();
+  const bool rounds = run.dtype != DType::f32, vanilla = run.attention == AttentionForm::vanilla,
+             whole = run.feed_forward == FeedForwardForm::whole, keeps_all = run.remat == Remat::none;
+  const std::int64_t B = whole ? c : run.block_tokens;
   const auto page = [](std::int64_t bytes) { return (bytes + 4095) / 4096 * 4096; };
   Entries bytes{};
   const auto of = [&](Entry entry) -> std::int64_t& { return bytes[static_cast<std::size_t>(entry)]; };
@@ -57,23 +60,25 @@ inline Entries predicted(const MemoryCase& run, std::int64_t c, std::int64_t s) 
   of(Entry::packed_weights) = c > 64 ? page(packed_bytes(run)) : 0;
   of(Entry::layer_inputs) = (L + 1) * page(e * c * C);
 
-  const std::int64_t output = page(e * c * H * d) + page(4 * c * H);  // and lse
+  const std::int64_t output = page(e * c * H * d) + (vanilla ? 0 : page(4 * c * H));  // and lse
+  const std::int64_t scores = vanilla ? page(4 * H * c * c) : 0;
   const std::int64_t projections = page(e * c * H * d) + 2 * page(e * s * G * d), mid = page(e * c * C);
   const std::int64_t products = 2 * page(e * c * F);
-  of(Entry::kept) = run.remat == Remat::none        ? L * (projections + output + mid + products)
+  of(Entry::kept) = keeps_all                       ? L * (projections + output + scores + mid + products)
                     : run.remat == Remat::attention ? L * output
                                                     : 0;
-  const std::int64_t recomputed = run.remat == Remat::none        ? 0
-                                  : run.remat == Remat::attention ? projections + mid
-                                                                  : projections + mid + output;
+  const std::int64_t recomputed = keeps_all                       ? 0
+                                  : run.remat == Remat::attention ? projections + mid + scores
+                                                                  : projections + mid + scores + output;
   const std::int64_t gradients =
       page(4 * c * C) + page(e * c * H * d) + page(4 * c * H * d) + 2 * page(4 * s * G * d);
   const std::int64_t state = page(4 * H * ((c + 63) / 64 * 64) * (d + 2));
-  of(Entry::attention) = recomputed + gradients + state + page(4 * H * c);
+  of(Entry::attention) = recomputed + gradients;
+  of(Entry::attention) += vanilla ? scores + (rounds ? page(4 * c * d) : 0) : state + page(4 * H * c);
 
-  of(Entry::feed_forward_block) = page(e * B * C) + 4 * page(e * B * F) + page(4 * B * C) +
-                                  (rounds ? page(e * B * std::max(C, H * d)) : 0);
-  const std::int64_t b = std::clamp<std::int64_t>((16 << 20) / (4 * V), 1, B);
+  of(Entry::feed_forward_block) = page(e * B * C) + (whole && keeps_all ? 2 : 4) * page(e * B * F) +
+                                  page(4 * B * C) + (rounds ? page(e * B * std::max(C, H * d)) : 0);
+  const std::int64_t b = std::clamp<std::int64_t>((16 << 20) / (4 * V), 1, run.block_tokens);
   of(Entry::loss_block) =
       page(e * b * C) + page(4 * b * V) + page(4 * b) + page(4 * b * C) + (rounds ? page(e * b * V) : 0);
   const std::int64_t gradient_pair = 2 * 4 * s * G * d;
@@ -131,6 +136,8 @@ inline Measured run_one_step(const MemoryCase& run, const Corpus& corpus, std::i
       .layout = run.layout,
       .remat = run.remat,
       .exchange = run.exchange,
+      .attention = run.attention,
+      .feed_forward = run.feed_forward,
       .block_tokens = run.block_tokens};
   run_ring(execution.ring, [&](Context& context, Communicator& communicator) {
     Trainer trainer(context, communicator, run.config, recipe, execution, corpus);

@@ -58,6 +58,9 @@ RandomRun random_run(std::uint64_t seed) {
   run.processes = draw.of({1, devices});
   run.shape.between_processes = run.processes > 1;
   if (run.processes == 1) run.shape.exchange = draw.of({Exchange::copy, Exchange::share});
+  run.shape.feed_forward = draw.of({FeedForwardForm::blockwise, FeedForwardForm::whole});
+  if (run.shape.devices == 1)
+    run.shape.attention = draw.of({AttentionForm::vanilla, AttentionForm::blockwise});
   return run;
 }
 
@@ -73,6 +76,8 @@ std::int64_t most_held(const RandomRun& run, const Corpus& corpus) {
       .layout = shape.layout,
       .remat = shape.remat,
       .exchange = shape.exchange,
+      .attention = shape.attention,
+      .feed_forward = shape.feed_forward,
       .block_tokens = shape.block_tokens,
       .shard = shape.shard,
       .replicas = shape.replicas,
@@ -93,21 +98,54 @@ std::int64_t most_held(const RandomRun& run, const Corpus& corpus) {
 TEST(PlannedMemory, IsWithin3PercentOfTheLedgersOfRandomRuns) {
   const Corpus corpus = test::text().corpus();
   double worst = 0;
+  int vanilla = 0, whole = 0;
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     const RandomRun run = random_run(seed);
     const RunShape& shape = run.shape;
-    SCOPED_TRACE(
-        fmt::format("seed {}: {} x {} devices, {} processes, {}, {}, {}, {}, {}, window {}, {} tokens", seed,
-                    shape.replicas, shape.devices, run.processes, name_of(shape.layout), name_of(shape.remat),
-                    name_of(shape.shard), name_of(shape.dtype), name_of(shape.exchange),
-                    shape.config.sliding_window, run.context));
+    SCOPED_TRACE(fmt::format(
+        "seed {}: {} x {} devices, {} processes, {}, {}, {}, {}, {}, attention {}, feed-forward {}, "
+        "window {}, {} tokens",
+        seed, shape.replicas, shape.devices, run.processes, name_of(shape.layout), name_of(shape.remat),
+        name_of(shape.shard), name_of(shape.dtype), name_of(shape.exchange), name_of(shape.attention),
+        name_of(shape.feed_forward), shape.config.sliding_window, run.context));
+    vanilla += shape.attention == AttentionForm::vanilla ? 1 : 0;
+    whole += shape.feed_forward == FeedForwardForm::whole ? 1 : 0;
     const MemoryModel model(shape);
     const double ratio = static_cast<double>(model.peak(model.entries(run.context))) /
                          static_cast<double>(most_held(run, corpus));
     EXPECT_NEAR(ratio, 1, 0.03);
     worst = std::max(worst, std::abs(ratio - 1));
   }
-  fmt::print("worst of 40: {:.4f}\n", worst);
+  EXPECT_GE(vanilla, 2);
+  EXPECT_GE(whole, 10);
+  fmt::print("worst of 40: {:.4f}; {} with vanilla attention, {} with the feed-forward whole\n", worst,
+             vanilla, whole);
+}
+
+/// Of evaluation, to the byte, in every form.
+TEST(PlannedMemory, IsThatOfEveryFormsEvaluation) {
+  for (const AttentionForm attention : {AttentionForm::vanilla, AttentionForm::blockwise})
+    for (const FeedForwardForm feed_forward : {FeedForwardForm::whole, FeedForwardForm::blockwise})
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        const RunShape shape{.config = test::small_config(),
+                             .purpose = Purpose::evaluate,
+                             .dtype = dtype,
+                             .attention = attention,
+                             .feed_forward = feed_forward,
+                             .block_tokens = 64};
+        const EntryBytes entries = MemoryModel(shape).entries(700);
+        test::spawn(1, [&](Context& device, Communicator& communicator) {
+          const ParameterTable table(shape.config);
+          Transformer model(
+              device, communicator, shape.config, table,
+              {.dtype = dtype, .attention = attention, .feed_forward = feed_forward, .block_tokens = 64});
+          model.prepare({.tokens = 700}, false);
+          for (const Entry entry : {Entry::layer_inputs, Entry::attention, Entry::feed_forward_block,
+                                    Entry::data, Entry::kept, Entry::loss_block})
+            EXPECT_EQ(device.ledger.peak(entry), entries[static_cast<std::size_t>(entry)])
+                << name_of(attention) << ", " << name_of(feed_forward) << ", " << name_of(entry);
+        });
+      }
 }
 
 /// To the byte, in memory and on the disk, for training and evaluation.

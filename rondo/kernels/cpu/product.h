@@ -12,7 +12,7 @@
 namespace rondo::kernels {
 
 /// c[m, n] = a[m, k] · b[k, n], or c += ... The terms of a's rows and the columns of c lie side by side. a
-/// and b of one dtype; c float32 or of that dtype. Any extent may be 0: an empty sum is 0.
+/// and b of one dtype; c float32 or bfloat16. Any extent may be 0: an empty sum is 0.
 struct ProductArgs {
   std::int64_t m = 0, n = 0, k = 0;
   DType dtype = DType::f32;

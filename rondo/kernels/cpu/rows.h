@@ -65,6 +65,10 @@ struct RowKernels {
   double (*exp_in_place)(float* x, float maximum, std::int64_t n);
   /// x *= s
   void (*scale)(float* x, float s, std::int64_t n);
+  /// sum of x * y
+  double (*dot)(const float* x, const float* y, std::int64_t n);
+  /// dp = p * (dp - delta) * s
+  void (*softmax_backward)(const float* p, float delta, float s, float* dp, std::int64_t n);
 
   void (*adamw)(const AdamWRow& step, float* parameters, const float* gradients, float* first, float* second,
                 std::int64_t n);

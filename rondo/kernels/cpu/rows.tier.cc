@@ -217,6 +217,23 @@ void scale(float* x, float s, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) x[i] *= s;
 }
 
+double dot(const float* x, const float* y, std::int64_t n) {
+  double sum = 0;
+  for (std::int64_t begin = 0; begin < n; begin += kFloatTerms) {
+    const std::int64_t end = end_of(begin, n);
+    float part = 0;
+#pragma omp simd reduction(+ : part)
+    for (std::int64_t i = begin; i < end; ++i) part += x[i] * y[i];
+    sum += static_cast<double>(part);
+  }
+  return sum;
+}
+
+void softmax_backward(const float* p, float delta, float s, float* dp, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) dp[i] = p[i] * (dp[i] - delta) * s;
+}
+
 void adamw(const AdamWRow& step, float* parameters, const float* gradients, float* first, float* second,
            std::int64_t n) {
   const AdamWRow k = step;
@@ -320,6 +337,8 @@ const RowKernels& row_kernels() {
       .sum_exp = sum_exp,
       .exp_in_place = exp_in_place,
       .scale = scale,
+      .dot = dot,
+      .softmax_backward = softmax_backward,
       .adamw = adamw,
       .multiply_add = multiply_add,
       .multiply_add_flops = 12 * kLanes * 2,
