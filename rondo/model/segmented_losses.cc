@@ -55,9 +55,10 @@ std::int64_t Transformer::Segmented::resume(const Tokens& tokens) {
   const json& blocks = entry.at("blocks");
   for (const KeptStore& kept : kept_stores())
     kept.store->restore(blocks.at(kept.name).get<std::vector<std::uint64_t>>());
-  for (std::int64_t n = 0; n < done - (parts() - segments()); ++n) {
+  const std::int64_t with_loss = done - (parts() - segments());
+  for (std::int64_t n = 0; n < with_loss; ++n) {
     const std::span<float> to = part(tokens.losses, n);
-    std::memcpy(to.data(), losses_->read(n, after(n)), to.size_bytes());
+    std::memcpy(to.data(), losses_->read(n, n + 1 < with_loss ? n + 1 : -1), to.size_bytes());
   }
   return done;
 }
@@ -93,7 +94,7 @@ bool Transformer::Segmented::losses(const WeightReader& weights, const Tokens& t
   while (done < parts()) {
     const std::int64_t segment = done % segments();
     head_forward(head, tokens, segment);
-    if (!ended(++done, watch)) return done == parts();
+    if (!ended(++done, watch)) return false;
   }
   return true;
 }
