@@ -4,15 +4,16 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <numbers>
 #include <optional>
 
 #include "apps/commands.h"
 #include "apps/config_file.h"
+#include "apps/eval_report.h"
+#include "apps/eval_text.h"
 #include "apps/model_source.h"
 #include "apps/options.h"
 #include "apps/progress.h"
@@ -21,11 +22,10 @@
 #include "rondo/comm/communicator_part.h"
 #include "rondo/core/error.h"
 #include "rondo/infer/device_weights.h"
-#include "rondo/io/atomic_file.h"
-#include "rondo/io/mapped_file.h"
+#include "rondo/io/file_error.h"
+#include "rondo/io/kept_work.h"
 #include "rondo/plan/fit.h"
 #include "rondo/train/checkpoint.h"
-#include "rondo/train/corpus.h"
 #include "rondo/train/trainer.h"
 #include "rondo/train/weight_store.h"
 
@@ -38,7 +38,7 @@ namespace {
 constexpr const char* kOperation = "eval";
 
 struct Arguments {
-  std::string model, config_file, format = "text", blocks;
+  std::string model, config_file, format = "text", blocks, state;
   std::vector<std::string> text;
   std::int64_t context = 0, stride = 0, max_windows = 0, skip = 0;
   std::string shard = "none";
@@ -47,55 +47,12 @@ struct Arguments {
   SegmentArguments segments;
   ModelRunArguments run;
   FormArguments forms;
-};
 
-/// A text as tokens. Bytes are read from the mapped files as they are needed; for a model with a vocabulary
-/// of its own the ids are held.
-class Text {
- public:
-  Text(const std::vector<std::string>& paths, const ModelSource& model) : tokenizer_(*model.tokenizer) {
-    if (model.is_bytes()) {
-      corpus_ = Corpus::open({paths.begin(), paths.end()});
-      return;
-    }
-    check_argument(paths.size() == 1, kOperation,
-                   "expected one text for a model with the tokenizer '{}', got {}", tokenizer_.name(),
-                   paths.size());
-    const MappedFile file(paths.front());
-    check_argument(file.size() > 0, kOperation, "expected text in {}, got an empty file", paths.front());
-    const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-    ids_ = tokenizer_.bos() ? tokenizer_.encode_with_bos(text) : tokenizer_.encode(text);
+  bool spills() const { return !segments.spill().empty() || !state.empty(); }
+  /// Tokens of segments where no memory limit decides.
+  std::int64_t segment_tokens() const {
+    return spills() && !segments.given() ? SegmentArguments::kSpilled : segments.tokens();
   }
-
-  TokenSource source() const {
-    if (corpus_) return token_source(*corpus_);
-    return {.tokens = static_cast<std::int64_t>(ids_.size()),
-            .read = [this](std::int64_t first, std::span<std::int32_t> ids) {
-              std::copy_n(ids_.begin() + first, ids.size(), ids.begin());
-            }};
-  }
-
-  /// For processes to compare.
-  Fact fact() const {
-    if (corpus_) return text_fact("text", *corpus_);
-    return hash_fact("text", {reinterpret_cast<const char*>(ids_.data()), ids_.size() * sizeof(ids_[0])});
-  }
-
-  /// Bytes of `tokens`, of which `scored` were scored.
-  std::int64_t bytes(Range tokens, std::int64_t scored) const {
-    if (corpus_) return scored;
-    std::int64_t bytes = 0;
-    for (std::int64_t n = tokens.begin; n < tokens.end; ++n)
-      bytes += static_cast<std::int64_t>(tokenizer_.piece(ids_[static_cast<std::size_t>(n)]).size());
-    // The space that encoding put in front of the text is no byte of it.
-    const bool first = tokens.begin <= 1 && tokens.end > 1;
-    return bytes - (tokenizer_.drops_leading_space() && tokenizer_.bos() && first ? 1 : 0);
-  }
-
- private:
-  const Tokenizer& tokenizer_;
-  std::optional<Corpus> corpus_;
-  std::vector<std::int32_t> ids_;
 };
 
 /// The window's length: as asked, else what the model was trained on, as far as the text reaches.
@@ -110,97 +67,6 @@ std::int64_t context_of(const Arguments& arguments, const ModelSource& model, st
                                    ? read_training_state(model.folder).recipe.context
                                    : model.model.config().max_positions;
   return std::min(trained, most);
-}
-
-/// Tokens of the text whose losses --blocks tells apart.
-constexpr std::int64_t kBlockTokens = 4096;
-
-struct Summary {
-  Evaluation evaluation;
-  EvaluationOptions options;
-  std::int64_t bytes = 0;
-  std::vector<std::int64_t> block_bytes;  ///< scored bytes of each block
-
-  double nats_per_token() const {
-    return evaluation.nats / static_cast<double>(std::max<std::int64_t>(1, evaluation.tokens));
-  }
-  double bits_per_byte() const {
-    return evaluation.nats / std::numbers::ln2 / static_cast<double>(std::max<std::int64_t>(1, bytes));
-  }
-};
-
-void print_text(const Summary& s) {
-  std::string out = fmt::format(
-      "bits per byte  {:.4f}\nperplexity     {:.4f} per token\nscored         {} tokens, {} bytes\n"
-      "windows        {} of {} tokens, stride {}\n\n{:>20} {:>12} {:>14}\n",
-      s.bits_per_byte(), std::exp(s.nats_per_token()), s.evaluation.tokens, s.bytes, s.evaluation.windows,
-      s.options.context, s.options.stride, "tokens in context", "scored", "bits per token");
-  const auto last_of = [&](const PositionBucket& bucket) {
-    return std::min(bucket.end - 1, s.options.context);
-  };
-  for (const PositionBucket& bucket : s.evaluation.by_position)
-    out +=
-        fmt::format("{:>20} {:>12} {:>14.4f}\n",
-                    bucket.begin == last_of(bucket) ? fmt::format("{}", bucket.begin)
-                                                    : fmt::format("{} ... {}", bucket.begin, last_of(bucket)),
-                    bucket.tokens, bucket.nats / static_cast<double>(bucket.tokens) / std::numbers::ln2);
-  std::fputs(out.c_str(), stdout);
-}
-
-nlohmann::ordered_json json_of(const Summary& s, const fs::path& folder) {
-  nlohmann::ordered_json json;
-  json["model"] = folder.string();
-  json["bits_per_byte"] = s.bits_per_byte();
-  json["perplexity"] = std::exp(s.nats_per_token());
-  json["nats"] = s.evaluation.nats;
-  json["tokens"] = s.evaluation.tokens;
-  json["bytes"] = s.bytes;
-  json["context"] = s.options.context;
-  json["stride"] = s.options.stride;
-  json["skipped"] = s.options.skipped;
-  json["windows"] = s.evaluation.windows;
-  json["by_position"] = nlohmann::ordered_json::array();
-  for (const PositionBucket& bucket : s.evaluation.by_position)
-    json["by_position"].push_back(
-        {{"begin", bucket.begin}, {"end", bucket.end}, {"tokens", bucket.tokens}, {"nats", bucket.nats}});
-  return json;
-}
-
-std::string text_of(const nlohmann::ordered_json& json) {
-  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-}
-
-/// What `rondo compare` reads: the result and its blocks.
-void write_blocks(const Summary& s, const fs::path& folder, const fs::path& file) {
-  nlohmann::ordered_json json = json_of(s, folder);
-  json["block_tokens"] = kBlockTokens;
-  json["blocks"] = nlohmann::ordered_json::array();
-  for (std::size_t n = 0; n < s.block_bytes.size(); ++n)
-    json["blocks"].push_back({{"bytes", s.block_bytes[n]}, {"nats", s.evaluation.by_block[n].nats}});
-  AtomicFile out(file);
-  out.write(text_of(json));
-  out.commit();
-}
-
-/// Places of the scored tokens: behind the first and the skipped ones, up to the end of the last window.
-Range scored_tokens(std::int64_t tokens, const EvaluationOptions& options, std::int64_t windows) {
-  const std::int64_t begin = 1 + options.skipped;
-  if (windows == 0) return {begin, begin};
-  const std::int64_t end = std::min(tokens, (windows - 1) * options.stride + options.context + 1);
-  return {begin, std::max(begin, end)};
-}
-
-/// Fills in what the numbers of tokens come to in bytes.
-void count_bytes(const Text& text, std::int64_t tokens, Summary& s) {
-  const Range scored = scored_tokens(tokens, s.options, s.evaluation.windows);
-  s.bytes = text.bytes(scored, s.evaluation.tokens);
-  std::int64_t begin = 0;
-  for (const TextBlock& block : s.evaluation.by_block) {
-    const std::int64_t end = begin + kBlockTokens;
-    const std::int64_t from = std::max(begin, scored.begin), to = std::min(end, scored.end);
-    s.block_bytes.push_back(text.bytes({from, std::max(from, to)}, block.tokens));
-    begin = end;
-  }
 }
 
 /// The model's weights on one device: all of them, or its part, of which passes gather what they need.
@@ -237,6 +103,7 @@ struct Evaluated {
   const TokenSource& tokens;
   EvaluationOptions options;
   std::int64_t segment_tokens = 0;
+  KeptWork* work = nullptr;
 };
 
 /// Tokens of segments; refuses what does not fit the memory limit.
@@ -255,8 +122,9 @@ std::int64_t fit_memory(const Arguments& arguments, const ModelConfig& config, c
                  .threads = ring.threads,
                  .replicas = arguments.replicas,
                  .between_processes = ring.processes != nullptr,
-                 .segment_tokens = arguments.segments.tokens(),
-                 .spills = !arguments.segments.spill().empty(),
+                 .segment_tokens = arguments.segment_tokens(),
+                 .spills = arguments.spills(),
+                 .keeps_work = !arguments.state.empty(),
                  .isa = ring.isa};
   if (shape.spills && ring.memory_limit > 0 && !arguments.segments.given())
     if (const std::int64_t segment =
@@ -284,16 +152,104 @@ Evaluation evaluate_on(Context& context, Communicator& communicator, const Evalu
                      .feed_forward = arguments.forms.feed_forward(),
                      .block_tokens = arguments.run.block_tokens(),
                      .segment_tokens = what.segment_tokens,
-                     .spill = arguments.segments.spill()});
+                     .spill = arguments.segments.spill(),
+                     .work = what.work});
   const Evaluation result = evaluate(communicator, model, weights.reader(), what.tokens, options, progress);
   weights.end_passes();
   return result;
 }
 
+/// What decides the bits of an evaluation, for --state to hold to.
+KeptWork::Facts work_facts(const Evaluated& what, const ModelSource& source, const EvaluationText& text,
+                           Isa isa) {
+  const auto stamp = [](const FileStamp& s) { return fmt::format("{} bytes, {:016x}", s.bytes, s.checksum); };
+  const Arguments& a = what.arguments;
+  const EvaluationOptions& o = what.options;
+  return {{"version of rondo", RONDO_VERSION},
+          {"model", stamp(files_stamp(source.folder))},
+          {"text", stamp(text.stamp())},
+          {"--ctx-size", fmt::format("{}", o.context)},
+          {"--stride", fmt::format("{}", o.stride)},
+          {"--max-windows", fmt::format("{}", o.most_windows)},
+          {"--skip", fmt::format("{}", o.skipped)},
+          {"--blocks", o.block_tokens > 0 ? "a file" : "none"},
+          {"--segment-tokens", fmt::format("{}", what.segment_tokens)},
+          {"--block-tokens", fmt::format("{}", a.run.block_tokens())},
+          {"--dtype", name_of(a.run.dtype())},
+          {"--isa", name_of(isa)}};
+}
+
+/// The folder of --state, opened; null without it.
+std::unique_ptr<KeptWork> open_work(const Evaluated& what, const ModelSource& source,
+                                    const EvaluationText& text, const RingOptions& ring) {
+  const std::string& folder = what.arguments.state;
+  if (folder.empty()) return nullptr;
+  check_argument(what.arguments.segments.spill().empty(), kOperation,
+                 "expected --state or --spill, got both: --state spills into its own folder");
+  check_argument(ring.devices_in_all() == 1, kOperation, "expected one device with --state, got {}",
+                 ring.devices_in_all());
+  return std::make_unique<KeptWork>(folder, work_facts(what, source, text, ring.isa));
+}
+
+/// The line on stderr.
+class EvaluationProgress {
+ public:
+  void windows(std::int64_t done, std::int64_t all) {
+    line_.show(fmt::format("window {}/{}", done, all), done == all);
+  }
+  /// Of all windows, of which `window` is at work and done by `share`.
+  void within(std::int64_t window, std::int64_t all, double share) {
+    const double done = (static_cast<double>(window) + share) / static_cast<double>(all);
+    const auto now = Clock::now();
+    if (first_ < 0) first_ = done, begin_ = now;
+    const double seconds = std::chrono::duration<double>(now - begin_).count();
+    const std::string left =
+        done > first_ ? fmt::format(", {} left", format_duration(seconds * (1 - done) / (done - first_)))
+                      : std::string();
+    line_.show(fmt::format("window {}/{}, {:.1f} %{}", window + 1, all, 100 * share, left));
+  }
+  void finish() { line_.finish(); }
+  void note(const std::string& words) { line_.note(words); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  ProgressLine line_;
+  double first_ = -1;  ///< share of the whole at begin_
+  Clock::time_point begin_;
+};
+
+/// Runs the devices. Returns the most bytes that one of this process held.
+std::int64_t run_evaluation(const Evaluated& what, const RingOptions& ring, EvaluationProgress& line,
+                            Evaluation& evaluation) {
+  const char* words =
+      what.work != nullptr ? "\nstopping after this segment\n" : "\nstopping after this window\n";
+  const std::atomic<bool>& stop = stop_on_signals(ring.leads() ? words : "");
+  const std::int64_t windows = evaluation_windows(what.tokens.tokens, what.options);
+  std::vector<std::int64_t> held(static_cast<std::size_t>(ring.devices));
+  run_ring(ring, [&](Context& context, Communicator& communicator) {
+    const auto progress = [&](std::int64_t done, std::int64_t all) {
+      if (context.device == 0) line.windows(done, all);
+      std::array<std::byte, 1> flag{std::byte{stop.load()}};
+      communicator.broadcast(0, flag);
+      return flag[0] == std::byte{0};
+    };
+    Evaluated here = what;
+    here.options.within = [&](std::int64_t window, double share) {
+      if (context.device == 0) line.within(window, windows, share);
+      return !stop.load();
+    };
+    const Evaluation found = evaluate_on(context, communicator, here, progress);
+    if (ring.is_first_here(context.device)) evaluation = found;
+    held[static_cast<std::size_t>(context.device - ring.rank() * ring.devices)] = context.ledger.peak_total();
+  });
+  line.finish();
+  return *std::max_element(held.begin(), held.end());
+}
+
 int evaluate_text(const CLI::App& command, const Arguments& arguments) {
   const RingOptions ring = arguments.ring.ring();
   const ModelSource source = open_model(arguments.model);
-  const Text text(arguments.text, source);
+  const EvaluationText text(arguments.text, source);
   const TokenSource tokens = text.source();
   EvaluationOptions options{.context = context_of(arguments, source, tokens.tokens),
                             .stride = arguments.stride,
@@ -310,38 +266,37 @@ int evaluate_text(const CLI::App& command, const Arguments& arguments) {
                  "expected --stride up to the context of {} tokens, got {}", options.context, options.stride);
   check_argument(options.skipped < tokens.tokens - 1, kOperation,
                  "expected --skip below the text's {} tokens, got {}", tokens.tokens - 1, options.skipped);
-  const Evaluated what{arguments, source.model, tokens, options,
-                       fit_memory(arguments, source.model.config(), ring, options.context)};
+  Evaluated what{arguments, source.model, tokens, options,
+                 fit_memory(arguments, source.model.config(), ring, options.context)};
   if (ring.processes) {
     std::vector<Fact> facts = option_facts(command, ring);
     facts.insert(facts.end(), {folder_fact("model", source.folder), text.fact()});
     agree(ring, facts);
   }
-  const std::atomic<bool>& stop = stop_on_signals(ring.leads() ? "\nstopping after this window\n" : "");
-  ProgressLine line;
-  Summary summary{.evaluation = {}, .options = options};
-  run_ring(ring, [&](Context& context, Communicator& communicator) {
-    const auto progress = [&](std::int64_t done, std::int64_t all) {
-      if (context.device == 0) line.show(fmt::format("window {}/{}", done, all), done == all);
-      std::array<std::byte, 1> flag{std::byte{stop.load()}};
-      communicator.broadcast(0, flag);
-      return flag[0] == std::byte{0};
-    };
-    const Evaluation evaluation = evaluate_on(context, communicator, what, progress);
-    if (ring.is_first_here(context.device)) summary.evaluation = evaluation;
-  });
-  line.finish();
+  const std::unique_ptr<KeptWork> work = open_work(what, source, text, ring);
+  what.work = work.get();
+  const auto begin = std::chrono::steady_clock::now();
+  EvaluationProgress line;
+  EvaluationSummary summary{.evaluation = {}, .options = options};
+  const std::int64_t held = run_evaluation(what, ring, line, summary.evaluation);
   if (summary.evaluation.windows < evaluation_windows(tokens.tokens, options)) {
-    if (ring.leads()) line.note(fmt::format("stopped after {} windows", summary.evaluation.windows));
+    if (ring.leads())
+      line.note(fmt::format("stopped after {} windows{}", summary.evaluation.windows,
+                            work ? "; the same command goes on" : ""));
     return kStoppedStatus;
   }
   if (!ring.leads()) return 0;
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  line.note(fmt::format("held {} a device at most, took {:.1f} s", format_bytes(static_cast<double>(held)),
+                        work ? work->seconds() : took.count()));
   count_bytes(text, tokens.tokens, summary);
   if (!arguments.blocks.empty()) write_blocks(summary, source.folder, arguments.blocks);
-  if (arguments.format == "json") {
-    std::fputs(text_of(json_of(summary, source.folder)).c_str(), stdout);
-  } else {
-    print_text(summary);
+  std::fputs((arguments.format == "json" ? json_of(summary, source.folder) : text_of(summary)).c_str(),
+             stdout);
+  if (work) {
+    check_file(std::fflush(stdout) == 0, kOperation, "stdout", "expected to write the result there, got: {}",
+               errno_text(errno));
+    work->finish();
   }
   return 0;
 }
@@ -371,6 +326,12 @@ Run add_eval_command(CLI::App& app) {
   arguments->forms.add_to(*command);
   arguments->ring.add_to(*command);
   arguments->segments.add_to(*command);
+  command
+      ->add_option(
+          "--state", arguments->state,
+          "Folder to spill into whose files stay when the work is interrupted: the same command then "
+          "goes on; for one device [none]")
+      ->group(kRingGroup);
   add(*command, "--shard", arguments->shard,
       "Divided over the devices: nothing, or the weights, of which each layer's are gathered for its use")
       ->check(one_of({"none", "parameters"}))

@@ -115,9 +115,10 @@ class SegmentArguments {
   const std::string& spill() const { return spill_; }
   /// Whether the number of tokens was.
   bool given() const { return tokens_ > 0; }
+  /// Of segments that are spilled, where nothing else is asked for.
+  static constexpr std::int64_t kSpilled = 8192;
 
  private:
-  static constexpr std::int64_t kSpilled = 8192;
   std::int64_t tokens_ = 0;
   std::string spill_;
 };

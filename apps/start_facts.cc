@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 
 #include "rondo/core/isa.h"
 #include "rondo/io/mapped_file.h"
@@ -62,6 +63,22 @@ Fact folder_fact(const std::string& name, const fs::path& folder) {
     add_samples(hash, file);
   }
   return {name, fmt::format("{}, {} files, contents {:016x}", folder.string(), files.size(), hash.value())};
+}
+
+FileStamp files_stamp(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.is_regular_file()) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  Checksum all;
+  std::int64_t bytes = 0;
+  for (const fs::path& file : files) {
+    const FileStamp stamp = read_stamp(file);
+    const std::string line = fmt::format("{} {} {} ", file.filename().string(), stamp.bytes, stamp.checksum);
+    all.add(std::as_bytes(std::span(line.data(), line.size())));
+    bytes += stamp.bytes;
+  }
+  return {bytes, all.stamp().checksum};
 }
 
 Fact text_fact(const std::string& name, const Corpus& corpus) {

@@ -42,6 +42,12 @@ int FileSystem::create_nameless(const fs::path& folder) {
   return -1;
 }
 
+int FileSystem::open_blocks(const fs::path& path) {
+  constexpr int kFlags = O_RDWR | O_CLOEXEC | O_CREAT;
+  const int descriptor = ::open(path.c_str(), kFlags | O_DIRECT, 0666);
+  return descriptor >= 0 || errno != EINVAL ? descriptor : ::open(path.c_str(), kFlags, 0666);
+}
+
 int FileSystem::allocate(int descriptor, std::int64_t bytes) {
   if (::fallocate(descriptor, 0, 0, bytes) == 0) return 0;
   if (errno != EOPNOTSUPP) return errno;

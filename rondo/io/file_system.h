@@ -24,6 +24,9 @@ class FileSystem {
   /// A descriptor for reading and writing a file of `folder` that has no name and goes with its last
   /// descriptor, past the system's cache where the file system can.
   virtual int create_nameless(const std::filesystem::path& folder);
+  /// A descriptor for reading and writing a file with a name, which is made where there is none; past the
+  /// system's cache where the file system can.
+  virtual int open_blocks(const std::filesystem::path& path);
   /// Takes the room for a file of so many bytes, where the file system can. Returns 0 or an errno.
   virtual int allocate(int descriptor, std::int64_t bytes);
   virtual std::ptrdiff_t write_at(int descriptor, std::span<const std::byte> bytes, std::int64_t offset);

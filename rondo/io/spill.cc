@@ -84,22 +84,35 @@ void SpillDisk::wait(const SpillTransferPtr& transfer) {
   if (transfer->failure) std::rethrow_exception(transfer->failure);
 }
 
-SpillFile::SpillFile(SpillDisk& disk, std::int64_t block_bytes, std::int64_t blocks, std::string what)
+SpillFile::SpillFile(SpillDisk& disk, std::int64_t block_bytes, std::int64_t blocks, std::string what,
+                     const std::string& name)
     : disk_(disk),
       block_bytes_(block_bytes),
       what_(std::move(what)),
+      path_(name.empty() ? disk.folder() : disk.folder() / name),
       checksums_(static_cast<std::size_t>(blocks)) {
   RONDO_ASSERT(block_bytes > 0 && block_bytes % kSpillAlignment == 0);
-  descriptor_ = disk.files().create_nameless(disk.folder());
-  check_call(descriptor_ >= 0, kOperation, disk.folder(), "expected to create a file in this folder");
+  descriptor_ = name.empty() ? disk.files().create_nameless(path_) : disk.files().open_blocks(path_);
+  check_call(descriptor_ >= 0, kOperation, path_, "expected to {}",
+             name.empty() ? "create a file in this folder" : "open or create this file");
   const int error = disk.files().allocate(descriptor_, block_bytes * blocks);
   if (error == 0) return;
   disk.files().close(descriptor_);
-  io_error(kOperation, disk.folder(), "expected room for {:.0f} MiB of {}, got: {}",
-           mib(block_bytes * blocks), what_, errno_text(error));
+  io_error(kOperation, path_, "expected room for {:.0f} MiB of {}, got: {}", mib(block_bytes * blocks), what_,
+           errno_text(error));
 }
 
 SpillFile::~SpillFile() { disk_.files().close(descriptor_); }
+
+void SpillFile::restore(std::vector<std::uint64_t> checksums) {
+  check_file(checksums.size() == checksums_.size(), kOperation, path_, "expected {} blocks of {}, got {}",
+             checksums_.size(), what_, checksums.size());
+  checksums_ = std::move(checksums);
+}
+
+void SpillFile::sync() {
+  check_call(disk_.files().sync(descriptor_) == 0, kOperation, path_, "expected to sync the {}", what_);
+}
 
 SpillTransferPtr SpillFile::start_write(std::int64_t block, const std::byte* bytes) {
   return disk_.start([this, block, bytes] { write(block, bytes); });
@@ -117,8 +130,7 @@ void SpillFile::write(std::int64_t block, const std::byte* bytes) {
         descriptor_, all.subspan(done), block * block_bytes_ + static_cast<std::int64_t>(done));
     if (count < 0 && errno == EINTR) continue;
     if (count == 0) errno = ENOSPC;
-    check_call(count > 0, kOperation, disk_.folder(), "expected to write {:.0f} MiB of {}", mib(block_bytes_),
-               what_);
+    check_call(count > 0, kOperation, path_, "expected to write {:.0f} MiB of {}", mib(block_bytes_), what_);
     done += static_cast<std::size_t>(count);
   }
 }
@@ -130,12 +142,12 @@ void SpillFile::read(std::int64_t block, std::byte* bytes) {
         descriptor_, all.subspan(done), block * block_bytes_ + static_cast<std::int64_t>(done));
     if (count < 0 && errno == EINTR) continue;
     if (count == 0) errno = EIO;  // the file is as long as it was made
-    check_call(count > 0, kOperation, disk_.folder(), "expected to read {:.0f} MiB of {}", mib(block_bytes_),
-               what_);
+    check_call(count > 0, kOperation, path_, "expected to read {:.0f} MiB of {}", mib(block_bytes_), what_);
     done += static_cast<std::size_t>(count);
   }
-  check_file(checksum_of(all) == checksums_[static_cast<std::size_t>(block)], kOperation, disk_.folder(),
-             "expected the {} that were written, got others: the disk or its cable loses bits", what_);
+  check_file(checksum_of(all) == checksums_[static_cast<std::size_t>(block)], kOperation, path_,
+             "expected the {} that were written, got others: the disk or its cable loses bits{}", what_,
+             path_ == disk_.folder() ? "" : ", or the file was changed (without its folder all begins anew)");
 }
 
 }  // namespace rondo

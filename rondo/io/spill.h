@@ -1,6 +1,7 @@
 #pragma once
 // Numbers that do not fit into memory, on the disk: files without a name, so that nothing is left of them
-// whatever ends the process, read and written in blocks by threads of their own while devices compute.
+// whatever ends the process, read and written in blocks by threads of their own while devices compute. Files
+// with a name are for work that is to outlive its process (kept_work.h).
 
 #include <condition_variable>
 #include <cstddef>
@@ -58,13 +59,15 @@ class SpillDisk {
   std::vector<std::jthread> threads_;  ///< last: they end before what they use
 };
 
-/// Blocks of one length in a file without a name. Each has a checksum, which is kept in memory: what is read
-/// is what was written, or an error.
+/// Blocks of one length in a file. Each has a checksum, which is kept in memory: what is read is what was
+/// written, or an error.
 class SpillFile {
  public:
   /// Takes the room on the disk, so that a disk that is too small is known now. The disk outlives it. `what`
-  /// says for people what the blocks are.
-  SpillFile(SpillDisk& disk, std::int64_t block_bytes, std::int64_t blocks, std::string what);
+  /// says for people what the blocks are. `name`: empty for a file without one; else the file of this name in
+  /// the disk's folder, as it is where there is one, and which stays.
+  SpillFile(SpillDisk& disk, std::int64_t block_bytes, std::int64_t blocks, std::string what,
+            const std::string& name = {});
   SpillFile(const SpillFile&) = delete;
   SpillFile& operator=(const SpillFile&) = delete;
   /// Nothing may be under way.
@@ -75,6 +78,12 @@ class SpillFile {
   SpillTransferPtr start_write(std::int64_t block, const std::byte* bytes);
   SpillTransferPtr start_read(std::int64_t block, std::byte* bytes);
   std::int64_t block_bytes() const { return block_bytes_; }
+  /// Of all blocks, as last written. Nothing may be under way.
+  const std::vector<std::uint64_t>& checksums() const { return checksums_; }
+  /// Those of blocks that another process wrote. Throws IoError naming the file when they are not as many.
+  void restore(std::vector<std::uint64_t> checksums);
+  /// Waits until what was written is on the disk. Nothing may be under way.
+  void sync();
 
  private:
   void write(std::int64_t block, const std::byte* bytes);
@@ -83,6 +92,7 @@ class SpillFile {
   SpillDisk& disk_;
   std::int64_t block_bytes_;
   std::string what_;
+  std::filesystem::path path_;  ///< of the file, or of the folder where it has no name
   int descriptor_ = -1;
   std::vector<std::uint64_t> checksums_;
 };

@@ -17,7 +17,7 @@ SegmentStore::SegmentStore(Context& context, SpillDisk* disk, const SegmentStore
   }
   slots_.resize(std::min(kSlots, static_cast<std::size_t>(options.segments)));
   for (Slot& slot : slots_) slot.memory = context.arena.allocate(options.entry, bytes, options.what);
-  file_.emplace(*disk, bytes, options.segments, options.what);
+  file_.emplace(*disk, bytes, options.segments, options.what, options.name);
 }
 
 SegmentStore::~SegmentStore() {
@@ -107,6 +107,28 @@ void SegmentStore::written(std::int64_t segment) {
   RONDO_ASSERT(slot != nullptr && held_ == segment && !slot->transfer);
   slot->transfer = file_->start_write(segment, slot->memory.as<std::byte>());
   slot->leaves = true;
+}
+
+void SegmentStore::settle_writes() {
+  for (Slot& slot : slots_)
+    if (slot.leaves) settle(slot);
+}
+
+const std::vector<std::uint64_t>& SegmentStore::flush() {
+  RONDO_ASSERT(disk_ != nullptr);
+  settle_writes();
+  file_->sync();
+  return file_->checksums();
+}
+
+void SegmentStore::restore(std::vector<std::uint64_t> checksums) {
+  RONDO_ASSERT(disk_ != nullptr);
+  for (Slot& slot : slots_) {
+    settle(slot);
+    slot.segment = -1;
+  }
+  held_ = -1;
+  file_->restore(std::move(checksums));
 }
 
 }  // namespace rondo

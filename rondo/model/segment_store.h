@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "rondo/core/context.h"
@@ -16,6 +17,8 @@ struct SegmentStoreOptions {
   Entry entry = Entry::kept;
   std::int64_t segment_bytes = 0, segments = 0;
   const char* what = "";
+  /// On a disk: of a file that stays, to be read by another process. Empty: of none.
+  std::string name = {};
 };
 
 class SegmentStore {
@@ -36,6 +39,11 @@ class SegmentStore {
   /// What change() or write() gave last is ready: it sets out for the disk.
   void written(std::int64_t segment);
 
+  /// On a disk with a name: waits until all that was written is on the disk. Returns the segments' checksums.
+  const std::vector<std::uint64_t>& flush();
+  /// What another process wrote, by the checksums that its flush() returned, takes the place of all segments.
+  void restore(std::vector<std::uint64_t> checksums);
+
  private:
   /// One is worked on, one comes, one goes.
   static constexpr std::size_t kSlots = 3;
@@ -50,6 +58,7 @@ class SegmentStore {
   /// A slot for a segment that has none: the one that was not used for longest.
   Slot& make_room(std::int64_t segment);
   void settle(Slot& slot);
+  void settle_writes();
   Slot& fetch(std::int64_t segment);
   Slot& hold(std::int64_t segment, std::int64_t ahead);
 

@@ -29,7 +29,10 @@ Transformer::Segmented::Segmented(Transformer& model, const TransformerOptions& 
   check_argument(model.config_->first_k == 0, op,
                  "expected no first tokens that all see (first_k) for segments and --spill, got {}",
                  model.config_->first_k);
-  if (!options.spill.empty()) disk_ = std::make_unique<SpillDisk>(options.spill);
+  if (options.work != nullptr)
+    disk_ = std::make_unique<SpillDisk>(options.work->folder(), options.work->files());
+  else if (!options.spill.empty())
+    disk_ = std::make_unique<SpillDisk>(options.spill);
 }
 
 void Transformer::Segmented::prepare(const SequencePlan& plan, const Schedule& schedule, bool training) {
@@ -45,6 +48,7 @@ void Transformer::Segmented::prepare(const SequencePlan& plan, const Schedule& s
   for (std::int64_t segment = 0; segment < segments(); ++segment)
     tiles_.push_back(
         tiles_on_queries(schedule.steps.empty() ? none : schedule.steps.front().tiles, range(segment)));
+  count_operations();
   fill_rotary(places);
 }
 
@@ -53,20 +57,28 @@ void Transformer::Segmented::allocate(bool training) {
   const std::int64_t e = size_of(options_.dtype), m = std::min(segment_, capacity_),
                      all = (capacity_ + segment_ - 1) / segment_, q_row = c.q_heads * c.head_dim,
                      kv_row = c.kv_heads * c.head_dim;
-  const auto store = [&](Store& place, Entry entry, std::int64_t bytes, const char* what) {
+  const bool keeps = options_.work != nullptr && !training;
+  const auto store = [&](Store& place, Entry entry, std::int64_t bytes, const char* what,
+                         const std::string& kept = {}) {
     place.reset();
     place = std::make_unique<SegmentStore>(
         *model_.context_, disk_.get(),
-        SegmentStoreOptions{.entry = entry, .segment_bytes = bytes, .segments = all, .what = what});
+        SegmentStoreOptions{.entry = entry,
+                            .segment_bytes = bytes,
+                            .segments = all,
+                            .what = what,
+                            .name = keeps && !kept.empty() ? KeptWork::blocks_name(kept) : ""});
   };
   const auto memory = [&](Buffer& place, std::int64_t bytes, const char* what) {
     place = Buffer();
     place = model_.context_->arena.allocate(Entry::attention, bytes, what);
   };
-  x_.resize(training ? static_cast<std::size_t>(c.layers + 1) : 1);
-  for (Store& x : x_) store(x, Entry::layer_inputs, m * c.width * e, "layer inputs");
+  x_.resize(training ? static_cast<std::size_t>(c.layers + 1) : keeps ? 2 : 1);
+  for (std::size_t n = 0; n < x_.size(); ++n)
+    store(x_[n], Entry::layer_inputs, m * c.width * e, "layer inputs", fmt::format("layer-inputs-{}", n));
+  if (keeps) store(losses_, Entry::data, m * 4, "losses", "losses");
   store(rotary_, Entry::data, m * c.head_dim * 4, "rotary tables");
-  store(keys_values_, Entry::attention, 2 * m * kv_row * e, "keys and values");
+  store(keys_values_, Entry::attention, 2 * m * kv_row * e, "keys and values", "keys-and-values");
   memory(q_, m * q_row * e, "queries");
   memory(state_, kernels::attention_state_elements(m, c.q_heads, c.head_dim) * 4, "attention state");
   if (!training) return memory(out_, m * q_row * e, "attention output");
@@ -94,13 +106,6 @@ void Transformer::Segmented::fill_rotary(std::span<const TokenPlace> places) {
     fill_rotary_tables(frequencies, positions, tables, tables + count(segment) * pairs);
     rotary_->written(segment);
   }
-}
-
-template <class Byte>
-auto Transformer::Segmented::rows(Byte* memory, std::int64_t segment, std::int64_t heads, std::int64_t dim,
-                                  DType dtype) const {
-  using Void = std::conditional_t<std::is_const_v<Byte>, const void, void>;
-  return view(static_cast<Void*>(memory), dtype, count(segment), heads, dim);
 }
 
 KeyValues Transformer::Segmented::key_values(std::byte* memory, std::int64_t segment, DType dtype) const {
@@ -175,11 +180,16 @@ void Transformer::Segmented::attend(std::int64_t layer, std::int64_t segment, co
   kernels::attention_state_finish(stream, state, out_THD, lse_HT);
 }
 
+std::size_t Transformer::Segmented::input_of(std::int64_t layer, const Step* training) const {
+  if (training != nullptr) return static_cast<std::size_t>(layer);
+  return losses_ ? static_cast<std::size_t>(layer % 2) : 0;
+}
+
 void Transformer::Segmented::forward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment,
                                              const Step* training) {
   const ModelConfig& c = *model_.config_;
   const std::int64_t ahead = after(segment);
-  const auto from = training != nullptr ? static_cast<std::size_t>(layer) : 0;
+  const std::size_t from = input_of(layer, training);
   const ConstTensor x = rows(x_[from]->read(segment, ahead), segment, 1, c.width, options_.dtype);
   project(pass, x, rows(q_.as<std::byte>(), segment, c.q_heads, c.head_dim, options_.dtype), segment);
   std::byte* kept = out_.as<std::byte>();
@@ -192,10 +202,10 @@ void Transformer::Segmented::forward_segment(std::int64_t layer, const LayerPass
   const Tensor out = rows(kept, segment, c.q_heads, c.head_dim, options_.dtype);
   attend(layer, segment, training, out, lse);
   if (training != nullptr) kept_[from]->written(segment);
-  // Without training the layer's output takes the place of its input.
-  SegmentStore& to = *x_[training != nullptr ? from + 1 : 0];
-  const Tensor y = rows(training != nullptr ? to.write(segment) : to.change(segment, ahead), segment, 1,
-                        c.width, options_.dtype);
+  SegmentStore& to = *x_[input_of(layer + 1, training)];
+  const bool in_place = &to == x_[from].get();
+  const Tensor y =
+      rows(in_place ? to.change(segment, ahead) : to.write(segment), segment, 1, c.width, options_.dtype);
   attention_output_forward(pass, x, out, y);
   feed_forward_forward(pass, y, {});
   to.written(segment);
@@ -206,18 +216,6 @@ void Transformer::Segmented::layers_forward(const WeightReader& weights, const S
     const LayerPass pass = model_.pass(weights, layer, model_.bucket_of(layer) + 1);
     for (std::int64_t segment = 0; segment < segments(); ++segment)
       forward_segment(layer, pass, segment, training);
-  }
-}
-
-void Transformer::Segmented::losses(const WeightReader& weights, std::span<const std::int32_t> ids,
-                                    std::span<const std::int32_t> labels, std::span<float> losses) {
-  embed(weights, ids);
-  layers_forward(weights, nullptr);
-  const LossHead::Weights head = model_.head_weights(weights);
-  for (std::int64_t segment = 0; segment < segments(); ++segment) {
-    const ConstTensor x =
-        rows(x_[0]->read(segment, after(segment)), segment, 1, model_.config_->width, options_.dtype);
-    model_.head_.forward(head, x, part(labels, segment), part(losses, segment));
   }
 }
 

@@ -25,8 +25,12 @@ class Transformer::Segmented {
 
   void prepare(const SequencePlan& plan, const Schedule& schedule, bool training);
   double forward_backward(const Step& step);
-  void losses(const WeightReader& weights, std::span<const std::int32_t> ids,
-              std::span<const std::int32_t> labels, std::span<float> losses);
+  /// What a pass reads and writes of each token.
+  struct Tokens {
+    std::span<const std::int32_t> ids, labels;
+    std::span<float> losses;
+  };
+  bool losses(const WeightReader& weights, const Tokens& tokens, const PassWatch& watch);
 
  private:
   using Store = std::unique_ptr<SegmentStore>;
@@ -46,7 +50,10 @@ class Transformer::Segmented {
 
   // Views of a segment's memory.
   template <class Byte>
-  auto rows(Byte* memory, std::int64_t segment, std::int64_t heads, std::int64_t dim, DType dtype) const;
+  auto rows(Byte* memory, std::int64_t segment, std::int64_t heads, std::int64_t dim, DType dtype) const {
+    using Void = std::conditional_t<std::is_const_v<Byte>, const void, void>;
+    return view(static_cast<Void*>(memory), dtype, count(segment), heads, dim);
+  }
   KeyValues key_values(std::byte* memory, std::int64_t segment, DType dtype) const;
   ConstKeyValues key_values(const std::byte* memory, std::int64_t segment) const;
   kernels::Rotary rotary(std::int64_t segment, std::int64_t ahead);
@@ -55,10 +62,32 @@ class Transformer::Segmented {
   void layers_forward(const WeightReader& weights, const Step* training);
   /// The layer's projections of a segment: queries into memory, keys and values into their store.
   void project(const LayerPass& pass, const ConstTensor& x_TC, const Tensor& q_THD, std::int64_t segment);
+  /// Where a layer's input is; of layer `layers` the last output. Kept work has two that take turns, so that
+  /// a layer can be begun again anywhere; other passes without training have one.
+  std::size_t input_of(std::int64_t layer, const Step* training) const;
   std::int64_t after(std::int64_t segment) const { return segment + 1 < segments() ? segment + 1 : -1; }
   void attend(std::int64_t layer, std::int64_t segment, const Step* training, const Tensor& out_THD,
               float* lse_HT);
   void forward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment, const Step* training);
+
+  // Losses. Their parts in order: each segment of each layer, then each segment's loss.
+  std::int64_t parts() const { return (model_.config_->layers + 1) * segments(); }
+  void count_operations();
+  /// Of the pass, when so many parts are done.
+  double share_done(std::int64_t parts) const;
+  void head_forward(const LossHead::Weights& weights, const Tokens& tokens, std::int64_t segment);
+  /// Stores whose files another process goes on with.
+  struct KeptStore {
+    std::string name;
+    SegmentStore* store;
+  };
+  std::vector<KeptStore> kept_stores();
+  /// Parts that are done by the journal; their losses are there again.
+  std::int64_t resume(const Tokens& tokens);
+  /// So many parts are done: commits when it is time to. Whether the pass goes on.
+  bool ended(std::int64_t parts, const PassWatch& watch);
+  void commit(std::int64_t parts);
+
   double head_forward_backward(const Step& step);
   void layer_backward(std::int64_t layer, const LayerPass& pass, const Step& step);
   void backward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment, const Step& step);
@@ -77,6 +106,8 @@ class Transformer::Segmented {
   std::vector<std::vector<Tile>> tiles_;  ///< of each segment's queries on all keys
   std::vector<bool> summed_;              ///< segments whose key and value gradients have begun
   std::vector<Store> x_, kept_;           ///< layer inputs and the last output; attention output and lse
+  Store losses_;                          ///< with kept work: of its segments, float32
+  std::vector<double> operations_;        ///< of the segments up to each one, in one layer; the head's last
   Store rotary_, keys_values_, queries_, dx_, gradients_;
   Buffer q_, out_, state_, mid_, dout_, dq_, delta_;
 };

@@ -50,6 +50,8 @@ Transformer::Transformer(Context& context, Communicator& communicator, const Mod
             options.exchange),
       activations_(std::make_unique<Activations>(context, config, options)) {
   check_forms();
+  check_argument(options.work == nullptr || options.segment_tokens > 0, "transformer",
+                 "expected segments of tokens for kept work, got none");
   if (options.segment_tokens > 0) segmented_ = std::make_unique<Segmented>(*this, options);
 }
 
@@ -268,13 +270,15 @@ ConstTensor Transformer::hidden(const WeightReader& weights, std::span<const std
   return activations_->x(config_->layers);
 }
 
-void Transformer::losses(const WeightReader& weights, std::span<const std::int32_t> ids,
-                         std::span<const std::int32_t> labels, std::span<float> losses) {
+bool Transformer::losses(const WeightReader& weights, std::span<const std::int32_t> ids,
+                         std::span<const std::int32_t> labels, std::span<float> losses,
+                         const PassWatch& watch) {
   check_ids(ids);
   check_ids(labels);
-  if (segmented_) return segmented_->losses(weights, ids, labels, losses);
+  if (segmented_) return segmented_->losses(weights, {ids, labels, losses}, watch);
   const ConstTensor x = hidden(weights, ids, {});
   head_.forward(head_weights(weights), x, labels, losses);
+  return true;
 }
 
 }  // namespace rondo

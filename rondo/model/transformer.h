@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "rondo/attention/ring_attention.h"
+#include "rondo/io/kept_work.h"
 #include "rondo/model/config.h"
 #include "rondo/model/forms.h"
 #include "rondo/model/layer.h"
@@ -43,6 +44,9 @@ struct TransformerOptions {
   std::int64_t segment_tokens = 0;
   /// The folder in whose files segments are that are not worked on; empty: they are in memory.
   std::filesystem::path spill = {};
+  /// Where losses() keeps what it has done, so that another process goes on with it: segments are in files of
+  /// its folder, in place of `spill`. Outlives the model; null: nowhere.
+  KeptWork* work = nullptr;
 };
 inline constexpr std::int64_t kLeastSegmentStep = 512;
 
@@ -84,9 +88,16 @@ class Transformer {
   /// devices), as far as this device's tokens make them: the caller sums them over the devices.
   double forward_backward(const Step& step);
 
-  /// Per-token losses in nats, nothing kept. losses has T entries.
-  void losses(const WeightReader& weights, std::span<const std::int32_t> ids,
-              std::span<const std::int32_t> labels, std::span<float> losses);
+  /// With segments: called after each with the share of the pass's operations that is done; false ends the
+  /// pass.
+  using PassWatch = std::function<bool(double share)>;
+  /// Per-token losses in nats, nothing kept in memory. losses has T entries. Returns whether the pass came to
+  /// its end. With kept work it begins where the journal's entry kPassEntry says, and commits now and then;
+  /// the entry stays until the caller, who has the losses, erases it.
+  bool losses(const WeightReader& weights, std::span<const std::int32_t> ids,
+              std::span<const std::int32_t> labels, std::span<float> losses, const PassWatch& watch = {});
+  static constexpr const char* kPassEntry = "pass";
+  KeptWork* work() const { return options_.work; }
 
   /// Called with each layer's keys (rotated) and values of this device's tokens.
   using KeyValueSink =

@@ -193,8 +193,9 @@ void MemoryModel::add_segments(EntryBytes& bytes, std::int64_t tokens) const {
                      q_row = c.q_heads * c.head_dim, kv_row = c.kv_heads * c.head_dim;
   const std::int64_t held = run_.spills ? std::min<std::int64_t>(3, segments) : segments;
   const auto store = [&](std::int64_t row_bytes) { return held * page(m * row_bytes); };
-  of(bytes, Entry::layer_inputs) = (trains ? c.layers + 1 : 1) * store(c.width * e);
+  of(bytes, Entry::layer_inputs) = (trains ? c.layers + 1 : run_.keeps_work ? 2 : 1) * store(c.width * e);
   of(bytes, Entry::data) = page(24 * tokens) + 3 * page(4 * tokens) + store(4 * c.head_dim);
+  if (run_.keeps_work) of(bytes, Entry::data) += store(4);
   std::int64_t& attention = of(bytes, Entry::attention);
   attention = store(2 * kv_row * e) + 2 * page(m * q_row * e) +
               page(4 * c.q_heads * ((m + 63) / 64 * 64) * (c.head_dim + 2));

@@ -37,7 +37,8 @@ struct RunShape {
   bool between_processes = false;   ///< devices are of more than one process
   std::int64_t segment_tokens = 0;  ///< TransformerOptions::segment_tokens
   bool spills = false;              ///< segments that are not worked on are on the disk
-  Isa isa = default_isa();         ///< packed weights depend on it
+  bool keeps_work = false;          ///< an evaluation that spills into TransformerOptions::work
+  Isa isa = default_isa();          ///< packed weights depend on it
 
   int devices_in_all() const { return devices * replicas; }
   /// Attention whose scores are all in memory is of one device.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <nlohmann/json.hpp>
 
 namespace rondo {
 
@@ -31,6 +32,12 @@ class Tally {
     blocks_[2 * block] += nats;
     blocks_[2 * block + 1] += 1;
   }
+  /// The sums so far, bit by bit: JSON has no words for all of them.
+  nlohmann::json kept() const { return {{"sums", bits_of(sums_)}, {"blocks", bits_of(blocks_)}}; }
+  void restore(const nlohmann::json& kept) {
+    restore(kept.at("sums"), sums_);
+    restore(kept.at("blocks"), blocks_);
+  }
   Evaluation finish(Communicator& communicator) {
     communicator.all_reduce_sum(std::span<double>(sums_));
     communicator.all_reduce_sum(std::span<double>(blocks_));
@@ -49,9 +56,37 @@ class Tally {
   }
 
  private:
+  static std::vector<std::uint64_t> bits_of(const std::vector<double>& values) {
+    std::vector<std::uint64_t> bits;
+    for (const double value : values) bits.push_back(std::bit_cast<std::uint64_t>(value));
+    return bits;
+  }
+  static void restore(const nlohmann::json& kept, std::vector<double>& values) {
+    const std::vector<std::uint64_t> bits = kept;
+    check_argument(bits.size() == values.size(), "evaluate", "expected kept work of {} sums, got {}",
+                   values.size(), bits.size());
+    for (std::size_t n = 0; n < values.size(); ++n) values[n] = std::bit_cast<double>(bits[n]);
+  }
+
   std::int64_t block_tokens_;
   std::vector<double> sums_ = std::vector<double>(2 * 48), blocks_;  // nats, tokens
 };
+
+/// Windows that are done by the journal of kept work.
+std::int64_t resume(KeptWork& work, Tally& tally) {
+  const nlohmann::json& entry = work.entry(kEvaluationEntry);
+  if (entry.is_null()) return 0;
+  tally.restore(entry.at("tally"));
+  return entry.at("windows");
+}
+
+/// One more window is done: what the pass kept of it is of no use any more.
+void keep(KeptWork& work, const Tally& tally, std::int64_t windows, bool now) {
+  work.erase(Transformer::kPassEntry);
+  work.set(kEvaluationEntry, {{"windows", windows}, {"tally", tally.kept()}});
+  // The next window writes over blocks that the journal on the disk may speak of.
+  if (now || work.due() || work.committed(Transformer::kPassEntry)) work.commit();
+}
 
 }  // namespace
 
@@ -97,17 +132,26 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const Weight
                  options.block_tokens);
   Tally tally(source.tokens, options.block_tokens);
   std::int64_t prepared = -1, done = 0;
+  // Inputs are all but the last token read, labels all but the first.
+  const auto end = [&](std::int64_t begin) { return std::min(begin + options.context, source.tokens - 1); };
+  KeptWork* work = model.work();
+  const auto prepare = [&](std::int64_t length) {
+    if (length != prepared)
+      model.prepare({.tokens = length, .devices = model.devices(), .layout = options.layout}, false);
+    prepared = length;
+  };
+  if (work != nullptr) {
+    check_argument(communicator.devices() == 1, op, "expected one device for kept work, got {}",
+                   communicator.devices());
+    done = resume(*work, tally);
+    prepare(end(0));  // files have the size that the longest window needs
+  }
   while (done < windows) {
     // All rings run as many windows, because passes may be collectives of all: one that has none left scores
     // nothing of the last one.
     const std::int64_t turn = done + options.replica, window = std::min(turn, windows - 1);
     const std::int64_t first = window * stride;
-    // Inputs are all but the last token read, labels all but the first.
-    const auto end = [&](std::int64_t begin) { return std::min(begin + options.context, source.tokens - 1); };
-    const std::int64_t length = end(first) - first;
-    if (length != prepared)
-      model.prepare({.tokens = length, .devices = model.devices(), .layout = options.layout}, false);
-    prepared = length;
+    prepare(end(first) - first);
     std::int64_t scored_until = 1 + options.skipped;
     if (window > 0) scored_until = std::max(scored_until, end(first - stride) + 1);
     if (turn != window) scored_until = source.tokens;
@@ -118,12 +162,17 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const Weight
       const bool scored = first + places[n].global + 1 >= scored_until && labels[n] < source.first_special;
       if (!scored) labels[n] = kernels::kIgnoreLabel;
     }
-    model.losses(weights, ids, labels, losses);
+    const auto watch = [&](double share) {
+      return !options.within || options.within(window, share) || work == nullptr;
+    };
+    if (!model.losses(weights, ids, labels, losses, watch)) break;
     for (std::size_t n = 0; n < labels.size(); ++n)
       if (labels[n] != kernels::kIgnoreLabel)
         tally.add(first + places[n].global + 1, places[n].global + 1, losses[n]);
     done = std::min(windows, done + options.replicas);
-    if (progress && !progress(done, windows)) break;
+    const bool stops = progress && !progress(done, windows);
+    if (work != nullptr) keep(*work, tally, done, stops || done == windows);
+    if (stops) break;
   }
   Evaluation result = tally.finish(communicator);
   result.windows = done;

@@ -35,6 +35,9 @@ struct EvaluationOptions {
   Layout layout = Layout::zigzag;
   int replicas = 1;  ///< rings that share the windows
   int replica = 0;   ///< this device's ring
+  /// Where the model works segment by segment: called after each with the share of the window's work that is
+  /// done; false stops at once, of a model with kept work alone.
+  std::function<bool(std::int64_t window, double share)> within = {};
 };
 
 /// Losses of the tokens that stood at positions [begin, end) of their window: how many tokens they could look
@@ -59,11 +62,16 @@ struct Evaluation {
 };
 
 /// Collective; same result on every device of `communicator`, to which all replicas belong; the model's ring
-/// is that of one. `progress(done, all)` is called on every device after each window
-/// and returns false to stop early (all devices must agree).
+/// is that of one. `progress(done, all)` is called on every device after each window and returns false to
+/// stop early (all devices must agree).
+///
+/// A model with kept work (TransformerOptions::work) has to be one device's, and alone. The journal's entry
+/// kEvaluationEntry holds the windows that were scored and the sums of their losses; a stop commits.
 Evaluation evaluate(Communicator& communicator, Transformer& model, const WeightReader& weights,
                     const TokenSource& source, const EvaluationOptions& options,
                     const std::function<bool(std::int64_t done, std::int64_t all)>& progress = {});
+
+inline constexpr const char* kEvaluationEntry = "evaluation";
 
 /// Windows that evaluate() will run.
 std::int64_t evaluation_windows(std::int64_t tokens, const EvaluationOptions& options);
