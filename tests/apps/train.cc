@@ -54,14 +54,17 @@ class Train : public testing::Test {
 };
 
 TEST_F(Train, EveryFormHasTheSameLosses) {
-  const Words one = {"--devices", "1", "--eval-every", "0"};
-  ASSERT_EQ(train("usual", one).status, 0);
+  const auto train_one = [&](const std::string& out, const Words& form) {  // one device
+    return rondo(Words{"train", path("text"), "--out", path(out), "--steps", "6", "--warmup", "2"} + kShape +
+                 form);
+  };
+  ASSERT_EQ(train_one("usual", {}).status, 0);
   const std::vector<double> usual = losses(folder_ / "usual/metrics.jsonl");
   ASSERT_EQ(usual.size(), 6u);
   const Words vanilla = {"--attention", "vanilla"}, whole = {"--feedforward", "whole"};
   for (const auto& [name, form] :
        {std::pair("vanilla", vanilla), {"whole", whole}, {"both", vanilla + whole}}) {
-    const CommandResult result = train(name, one + form);
+    const CommandResult result = train_one(name, form);
     ASSERT_EQ(result.status, 0) << result.err;
     EXPECT_EQ(result.err.find("attention vanilla") != std::string::npos, name != std::string("whole"));
     expect_near(losses(folder_ / name / "metrics.jsonl"), usual, 1e-5);  // six updates of float32 sums
