@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "rondo/attention/ring_attention.h"
-#include "rondo/io/kept_work.h"
 #include "rondo/model/config.h"
 #include "rondo/model/layer.h"
 #include "rondo/model/loss_head.h"
@@ -21,6 +20,8 @@
 #include "rondo/model/weights.h"
 
 namespace rondo {
+
+class KeptWork;
 
 /// What is kept from forward to backward beside each layer's input. All give the same bits.
 enum class Remat {
