@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "rondo/io/kept_work.h"
 #include "rondo/model/segment_store.h"
 #include "rondo/model/transformer.h"
 

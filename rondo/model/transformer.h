@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "rondo/attention/ring_attention.h"
-#include "rondo/io/kept_work.h"
 #include "rondo/model/config.h"
 #include "rondo/model/forms.h"
 #include "rondo/model/layer.h"
@@ -22,6 +21,8 @@
 #include "rondo/model/weights.h"
 
 namespace rondo {
+
+class KeptWork;
 
 /// What is kept from forward to backward beside each layer's input. All give the same bits.
 enum class Remat {

@@ -5,6 +5,8 @@
 #include <bit>
 #include <nlohmann/json.hpp>
 
+#include "rondo/io/kept_work.h"
+
 namespace rondo {
 
 namespace {
@@ -71,6 +73,13 @@ class Tally {
   std::int64_t block_tokens_;
   std::vector<double> sums_ = std::vector<double>(2 * 48), blocks_;  // nats, tokens
 };
+
+/// Labels that are not scored: of tokens of the window before `scored`, and of no text.
+void ignore_before(std::int64_t scored, std::int32_t first_special, std::span<const TokenPlace> places,
+                   std::span<std::int32_t> labels) {
+  for (std::size_t n = 0; n < labels.size(); ++n)
+    if (places[n].global + 1 < scored || labels[n] >= first_special) labels[n] = kernels::kIgnoreLabel;
+}
 
 /// Windows that are done by the journal of kept work.
 std::int64_t resume(KeptWork& work, Tally& tally) {
@@ -158,10 +167,7 @@ Evaluation evaluate(Communicator& communicator, Transformer& model, const Weight
     const std::span<const TokenPlace> places = model.places();
     const auto [ids, labels, losses] = model.token_memory();
     read_shard(source, first, places, ids, labels);
-    for (std::size_t n = 0; n < labels.size(); ++n) {
-      const bool scored = first + places[n].global + 1 >= scored_until && labels[n] < source.first_special;
-      if (!scored) labels[n] = kernels::kIgnoreLabel;
-    }
+    ignore_before(scored_until - first, source.first_special, places, labels);
     const auto watch = [&](double share) {
       return !options.within || options.within(window, share) || work == nullptr;
     };

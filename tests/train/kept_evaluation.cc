@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 
+#include "rondo/io/kept_work.h"
 #include "tests/train/training_support.h"
 
 namespace rondo {

@@ -3,6 +3,7 @@
 #include "rondo/plan/memory.h"
 
 #include "rondo/core/random.h"
+#include "rondo/io/kept_work.h"
 #include "tests/support/spawn.h"
 #include "tests/train/training_support.h"
 
@@ -148,7 +149,25 @@ TEST(PlannedMemory, IsThatOfEveryFormsEvaluation) {
       }
 }
 
-/// To the byte, in memory and on the disk, for training and evaluation.
+void expect_evaluation(const RandomRun& run, KeptWork* work) {
+  const RunShape& shape = run.shape;
+  const MemoryModel evaluation(shape);
+  const EntryBytes entries = evaluation.entries(run.context);
+  test::spawn(1, [&](Context& device, Communicator& communicator) {
+    const ParameterTable table(shape.config);
+    Transformer model(device, communicator, shape.config, table,
+                      {.dtype = shape.dtype,
+                       .block_tokens = shape.block_tokens,
+                       .segment_tokens = shape.segment_tokens,
+                       .spill = run.spill,
+                       .work = work});
+    model.prepare({.tokens = run.context}, false);
+    for (const Entry entry : {Entry::layer_inputs, Entry::attention, Entry::data, Entry::kept})
+      EXPECT_EQ(device.ledger.peak(entry), entries[static_cast<std::size_t>(entry)]) << name_of(entry);
+  });
+}
+
+/// To the byte, in memory, on the disk and with kept work, for training and evaluation.
 TEST(PlannedMemory, IsThatOfSegments) {
   const Corpus corpus = test::text().corpus();
   const test::TemporaryFolder folder;
@@ -166,16 +185,11 @@ TEST(PlannedMemory, IsThatOfSegments) {
         const MemoryModel training(run.shape);
         EXPECT_EQ(training.peak(training.entries(context)), most_held(run, corpus));
         run.shape.purpose = Purpose::evaluate;
-        const MemoryModel evaluation(run.shape);
-        const EntryBytes entries = evaluation.entries(context);
-        test::spawn(1, [&](Context& device, Communicator& communicator) {
-          const ParameterTable table(run.shape.config);
-          Transformer model(device, communicator, run.shape.config, table,
-                            {.dtype = dtype, .block_tokens = 64, .segment_tokens = 512, .spill = run.spill});
-          model.prepare({.tokens = context}, false);
-          for (const Entry entry : {Entry::layer_inputs, Entry::attention, Entry::data, Entry::kept})
-            EXPECT_EQ(device.ledger.peak(entry), entries[static_cast<std::size_t>(entry)]) << name_of(entry);
-        });
+        expect_evaluation(run, nullptr);
+        if (!spills) continue;
+        run.shape.keeps_work = true;
+        KeptWork work(folder / "work", {});
+        expect_evaluation(run, &work);
       }
 }
 
