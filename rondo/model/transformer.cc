@@ -131,7 +131,7 @@ DeviceTrace::Span Transformer::span(std::int64_t layer, const char* part) const 
   return {context_->trace, "compute", recording ? fmt::format("layer {}: {}", layer, part) : ""};
 }
 
-void Transformer::run_attention(std::int64_t layer, const Step* training) {
+void Transformer::run_attention(std::int64_t layer, const Step* training, bool keys_are_read_again) {
   const Projections qkv = activations_->projections(layer);
   const std::string label = fmt::format("layer {}", layer);
   ring_.forward({.q_THD = qkv.q_THD,
@@ -140,7 +140,8 @@ void Transformer::run_attention(std::int64_t layer, const Step* training) {
                  .out_THE = activations_->out(layer),
                  .lse_HT = activations_->lse(layer),
                  .params = attention_params(layer, training),
-                 .lent = activations_->lent(),
+                 .lent = keys_are_read_again ? activations_->lent() : KeyValues{},
+                 .spare = keys_are_read_again ? KeyValues{} : activations_->key_value_memory(layer),
                  .label = label});
 }
 
@@ -153,7 +154,8 @@ void Transformer::layer_forward(std::int64_t layer, const LayerPass& pass, const
     project_forward(pass, x, rotary(), qkv);
   }
   if (sink != nullptr) (*sink)(layer, qkv.k_TGD, qkv.v_TGD);
-  run_attention(layer, training);
+  const bool keeps_keys = training != nullptr && options_.remat == Remat::none;
+  run_attention(layer, training, keeps_keys);
   const auto traced = span(layer, "feed-forward");
   attention_output_forward(pass, x, activations_->out(layer), y);
   if (training != nullptr && options_.remat == Remat::none)
@@ -167,7 +169,7 @@ void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, cons
   const Tensor dx = activations_->dx(), dout = activations_->dout();
   const Projections qkv = activations_->projections(layer), gradients = activations_->gradients();
   if (options_.remat != Remat::none) project_forward(pass, x, rotary(), qkv);
-  if (options_.remat == Remat::layer) run_attention(layer, &training);
+  if (options_.remat == Remat::layer) run_attention(layer, &training, true);
   if (options_.remat != Remat::none) attention_output_forward(pass, x, out, mid);
 
   {
@@ -187,6 +189,7 @@ void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, cons
                   .dk_TGD = gradients.k_TGD,
                   .dv_TGE = gradients.v_TGD,
                   .spare = activations_->key_value_memory(layer),
+                  .idle = activations_->idle(layer),
                   .label = label});
   const auto traced = span(layer, "projections backward");
   project_backward(pass, x, rotary(), gradients, dx);
