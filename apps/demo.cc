@@ -16,6 +16,7 @@
 #include "apps/options.h"
 #include "apps/progress.h"
 #include "apps/stop.h"
+#include "apps/train_observer.h"
 #include "rondo/core/error.h"
 #include "rondo/io/atomic_file.h"
 #include "rondo/model/parameters.h"
@@ -58,8 +59,12 @@ TrainingRecipe demo_recipe(const DemoSettings& settings) {
 void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
 
 /// Trains for the minutes asked, showing progress.
-TrainingResult train(const TrainingRun& run, ReportData& report) {
+TrainingResult train(TrainingRun run, ReportData& report) {
   ProgressLine progress;
+  Trace trace(kMostEvents);
+  run.execution.ring.trace = &trace;
+  run.traced_steps = kTracedSteps;
+  MemoryHistory& memory = report.memory_history;
   const std::int64_t steps = run.recipe.learning_rate.total_steps;
   double seconds = 0;
   const TrainingResult result = run_training(
@@ -67,6 +72,7 @@ TrainingResult train(const TrainingRun& run, ReportData& report) {
                 [&](const StepReport& step) {
                   seconds += step.seconds;
                   report.train.push_back({step.step, step.loss * kBits});
+                  if (step.step <= kTracedSteps) memory.steps.push_back(step_time(step, trace));
                   const double left =
                       seconds / static_cast<double>(step.step) * static_cast<double>(steps - step.step);
                   progress.show(fmt::format("step {}/{}  {:.3f} bits per byte  {:.0f} tok/s  {} left",
@@ -79,7 +85,8 @@ TrainingResult train(const TrainingRun& run, ReportData& report) {
                   const double bits = evaluation.nats / static_cast<double>(evaluation.tokens) * kBits;
                   report.held_out.push_back({step, bits});
                   progress.note(fmt::format("step {}: {:.3f} bits per byte held out", step, bits));
-                }});
+                },
+            .on_trace = [&](const std::vector<ProcessTrace>& all) { memory.changes = memory_changes(all); }});
   progress.finish();
   return result;
 }

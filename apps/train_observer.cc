@@ -30,13 +30,26 @@ std::string exposed_words(const StepReport& report) {
 
 }  // namespace
 
+std::vector<MemoryChange> memory_changes(const std::vector<ProcessTrace>& processes) {
+  std::vector<MemoryChange> all;
+  for (const ProcessTrace& process : processes)
+    all.insert(all.end(), process.memory.begin(), process.memory.end());
+  return all;
+}
+
+StepTime step_time(const StepReport& report, const Trace& trace) {
+  const std::int64_t now = trace.now_ns();
+  return {report.step, now - std::llround(report.seconds * 1e9), now};
+}
+
 TrainWatch::TrainWatch(const TrainPlan& plan, double peak_flops, Trace& trace,
                        std::filesystem::path trace_file)
     : plan_(plan),
       peak_flops_(peak_flops),
       trace_(trace),
       trace_file_(std::move(trace_file)),
-      metrics_(plan.run.out / "metrics.jsonl", plan.first_step) {}
+      metrics_(plan.run.out / "metrics.jsonl", plan.first_step),
+      memory_{.limit = plan.run.execution.ring.memory_limit} {}
 
 TrainingObserver TrainWatch::observer() {
   return {.on_step = [this](const StepReport& report) { on_step(report); },
@@ -87,7 +100,7 @@ void TrainWatch::on_step(const StepReport& report) {
                   bits, format_rate(tokens_per_second), format_bytes(static_cast<double>(memory)),
                   format_rate(report.flops / report.seconds), 100 * share, exposed_words(report)),
       steps_ == 1 || report.step == last);
-  if (steps_ <= kTracedSteps) marks_.push_back(trace_.now_ns());
+  if (steps_ <= kTracedSteps) memory_.steps.push_back(step_time(report, trace_));
 }
 
 void TrainWatch::on_evaluation(std::int64_t step, const Evaluation& evaluation) {
@@ -103,23 +116,27 @@ void TrainWatch::on_evaluation(std::int64_t step, const Evaluation& evaluation) 
 
 void TrainWatch::write_trace(const std::vector<ProcessTrace>& processes) {
   trace_written_ = true;
-  const std::size_t step = marks_.size() >= 2 ? 1 : 0;
-  const std::int64_t begin = step == 0 ? 0 : marks_[0], end = marks_.empty() ? 0 : marks_[step];
+  const std::vector<StepTime>& steps = memory_.steps;
+  const std::size_t step = steps.size() >= 2 ? 1 : 0;
+  const std::int64_t begin = step == 0 ? 0 : steps[0].end_ns, end = steps.empty() ? 0 : steps[step].end_ns;
   std::size_t dropped = 0;
   for (const ProcessTrace& process : processes) {
     dropped += process.dropped;
     for (const TraceEvent& event : process.events)
       if (event.begin_ns >= begin && event.begin_ns <= end) timeline_.push_back(event);
   }
+  memory_.changes = memory_changes(processes);
   write_file_atomically(trace_file_, chrome_json(processes));
   if (dropped > 0)
-    line_.note(fmt::format("the trace leaves out {} events, the latest of each process", dropped));
+    line_.note(fmt::format("the trace leaves out {} events and changes of memory, the latest of each process",
+                           dropped));
 }
 
 void TrainWatch::finish() {
   line_.finish();
   if (steps_ == 0 || trace_written_) return;
-  const std::vector<ProcessTrace> own{{.events = trace_.events(), .dropped = trace_.dropped()}};
+  const std::vector<ProcessTrace> own{
+      {.events = trace_.events(), .memory = trace_.memory(), .dropped = trace_.dropped()}};
   write_trace(own);
 }
 

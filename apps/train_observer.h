@@ -17,6 +17,11 @@ namespace rondo::apps {
 inline constexpr std::int64_t kTracedSteps = 3;
 inline constexpr std::size_t kMostEvents = 200'000;
 
+/// All processes' changes of memory.
+std::vector<MemoryChange> memory_changes(const std::vector<ProcessTrace>& processes);
+/// When a step that has just ended was done, by the trace's clock.
+StepTime step_time(const StepReport& report, const Trace& trace);
+
 class TrainWatch {
  public:
   /// `peak_flops` is what the machine could do at most; 0 is unknown.
@@ -34,6 +39,8 @@ class TrainWatch {
   const std::filesystem::path& checkpoint() const { return checkpoint_; }  ///< the last; empty: none yet
   /// Events of one step, the second where there is one: the first also makes room.
   std::vector<TraceEvent> timeline() const;
+  /// What all ledgers held during the traced steps and before.
+  const MemoryHistory& memory_history() const { return memory_; }
 
  private:
   void on_step(const StepReport& report);
@@ -48,7 +55,7 @@ class TrainWatch {
   MetricsFile metrics_;
   std::int64_t steps_ = 0;
   std::filesystem::path checkpoint_;
-  std::vector<std::int64_t> marks_;  // when each of the first steps ended, in the trace's time
+  MemoryHistory memory_;  // its steps are the first ones
   std::vector<TraceEvent> timeline_;
   bool trace_written_ = false;
   std::chrono::steady_clock::time_point last_step_ = std::chrono::steady_clock::now();

@@ -108,6 +108,7 @@ void write_train_report(const std::filesystem::path& file, const TrainPlan& plan
                         .train = points(lines, "bits_per_byte"),
                         .held_out = points(lines, "held_out_bits_per_byte"),
                         .memory = summary.result.memory,
+                        .memory_history = watch.memory_history(),
                         .times = mean_times(lines),
                         .timeline = watch.timeline(),
                         .table = {},

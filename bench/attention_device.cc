@@ -58,6 +58,7 @@ void AttentionDevice::forward() {
                  .lse_HT = lse_.as<float>(),
                  .params = params(),
                  .lent = {},
+                 .spare = {},
                  .label = "bench"});
 }
 
@@ -73,6 +74,7 @@ void AttentionDevice::backward() {
                   .dk_TGD = dk_,
                   .dv_TGE = dv_,
                   .spare = {},
+                  .idle = {},
                   .label = "bench"});
 }
 

@@ -1,7 +1,5 @@
 #include "rondo/attention/block_pool.h"
 
-#include <algorithm>
-
 namespace rondo {
 
 void BlockPool::resize(const Shape& shape) {
@@ -14,29 +12,41 @@ void BlockPool::resize(const Shape& shape) {
   shape_ = shape;
 }
 
-std::int64_t BlockPool::pair_bytes() const {
-  return shape_.tokens * shape_.heads * (shape_.qk_dim + shape_.v_dim) * size_of(shape_.dtype);
+KeyValues BlockPool::view_of(void* k_memory, void* v_memory) const {
+  return {view(k_memory, shape_.dtype, shape_.tokens, shape_.heads, shape_.qk_dim),
+          view(v_memory, shape_.dtype, shape_.tokens, shape_.heads, shape_.v_dim)};
 }
 
 KeyValues BlockPool::view_of(void* memory) const {
-  const std::int64_t k_bytes = shape_.tokens * shape_.heads * shape_.qk_dim * size_of(shape_.dtype);
-  return {
-      view(memory, shape_.dtype, shape_.tokens, shape_.heads, shape_.qk_dim),
-      view(static_cast<char*>(memory) + k_bytes, shape_.dtype, shape_.tokens, shape_.heads, shape_.v_dim)};
+  return view_of(memory, static_cast<std::byte*>(memory) + k_bytes());
 }
 
-int BlockPool::pairs_in(const Buffer& memory, int most) const {
-  if (pair_bytes() == 0) return 0;  // a sequence without tokens
-  return static_cast<int>(std::min<std::int64_t>(memory.bytes() / pair_bytes(), most));
-}
-
-void BlockPool::give(const Buffer& memory, int pairs) {
-  for (int pair = 0; pair < pairs; ++pair) give(view_of(memory.as<char>() + pair * pair_bytes()));
+std::vector<KeyValues> BlockPool::pairs_in(std::span<const IdleMemory> idle, int most) const {
+  std::vector<KeyValues> pairs;
+  std::vector<IdleMemory> left(idle.begin(), idle.end());
+  const auto place = [&left](std::int64_t bytes) -> void* {
+    const auto size = static_cast<std::size_t>(bytes);
+    for (IdleMemory& memory : left) {
+      if (memory.size() < size) continue;
+      void* begin = memory.data();
+      memory = memory.subspan(size);
+      return begin;
+    }
+    return nullptr;
+  };
+  if (shape_.tokens == 0) return pairs;
+  while (static_cast<int>(pairs.size()) < most) {
+    void* keys = place(k_bytes());
+    void* values = keys == nullptr ? nullptr : place(v_bytes());
+    if (values == nullptr) break;
+    pairs.push_back(view_of(keys, values));
+  }
+  return pairs;
 }
 
 void BlockPool::reserve(int pairs) {
   while (static_cast<int>(buffers_.size()) < pairs) {
-    buffers_.push_back(context_->arena.allocate(Entry::exchange, pair_bytes(), what_));
+    buffers_.push_back(context_->arena.allocate(Entry::exchange, k_bytes() + v_bytes(), what_));
     free_.push_back(view_of(buffers_.back().data()));
   }
 }

@@ -2,8 +2,9 @@
 // Buffers for the blocks that travel: a pair of tensors [tokens, key/value heads, dim], reused from hop to
 // hop.
 
+#include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <span>
 #include <vector>
 
 #include "rondo/core/context.h"
@@ -14,6 +15,9 @@ namespace rondo {
 struct KeyValues {
   Tensor k_SGD, v_SGE;
 };
+
+/// Memory that its owner does not use for a while.
+using IdleMemory = std::span<std::byte>;
 
 /// Lends pairs of tensors of one capacity. What comes back is lent again, so that a ring of any length needs
 /// two.
@@ -34,17 +38,20 @@ class BlockPool {
   /// Gives a pair back, or donates the caller's own memory of at least this capacity for as long as the pool
   /// is used.
   void give(const KeyValues& pair) { free_.push_back(pair); }
-  /// Whole pairs that fit into `memory`, at most `most`.
-  int pairs_in(const Buffer& memory, int most) const;
-  /// Donates the first `pairs` of pairs_in(memory), one after the other.
-  void give(const Buffer& memory, int pairs);
+  /// Pairs of full capacity that fit into idle memory, at most `most`: keys and values each where there is
+  /// room first.
+  std::vector<KeyValues> pairs_in(std::span<const IdleMemory> idle, int most) const;
   /// Forgets donated memory: everything that take() may return is the pool's own again.
   void end_loan();
   /// Makes sure that `pairs` can be lent out without growing.
   void reserve(int pairs);
 
  private:
-  std::int64_t pair_bytes() const;
+  std::int64_t k_bytes() const {
+    return shape_.tokens * shape_.heads * shape_.qk_dim * size_of(shape_.dtype);
+  }
+  std::int64_t v_bytes() const { return shape_.tokens * shape_.heads * shape_.v_dim * size_of(shape_.dtype); }
+  KeyValues view_of(void* k_memory, void* v_memory) const;
   /// A pair as it lies in memory: all keys, then all values.
   KeyValues view_of(void* memory) const;
   Context* context_;

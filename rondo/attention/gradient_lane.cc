@@ -36,7 +36,8 @@ KeyValues tokens_of(const KeyValues& pair, Range range) {
 
 int GradientLane::pairs(const Communicator& communicator) {
   const int P = communicator.devices();
-  return P <= 2 || communicator.can_share((communicator.device() + P - 1) % P) ? 2 : 3;
+  if (P == 1) return 0;
+  return communicator.can_share((communicator.device() + P - 1) % P) ? 2 : 3;
 }
 
 int GradientLane::reach(int owner) const {

@@ -20,7 +20,8 @@ class GradientLane {
       : loop_(loop), pool_(pool), direction_(direction), own_(own) {}
 
   /// Pairs of the pool that a full ring needs at a time: one is summed into while another is under way, and
-  /// where the memory of the device before is out of reach a third one arrives.
+  /// where the memory of the device before is out of reach a third one arrives. A ring of two passes no sum
+  /// on and counts the same, so that memory per device does not depend on the ring's length.
   static int pairs(const Communicator& communicator);
 
   /// Posts what moves while `distance` is computed and makes room for this distance's gradients.

@@ -57,10 +57,9 @@ void RingAttention::grow(Buffer& buffer, std::int64_t elements, const char* what
   buffer = context_->arena.allocate(Entry::attention, bytes, what);
 }
 
-void RingAttention::reserve_backward() {
+void RingAttention::reserve_backward(std::size_t pairs_in_idle_memory) {
   grow(delta_, shape_.q_heads * tokens(), "delta");
-  if (communicator_->devices() > 1)
-    gradient_pool_.reserve(GradientLane::pairs(*communicator_) - gradient_pairs_in_state());
+  gradient_pool_.reserve(GradientLane::pairs(*communicator_) - static_cast<int>(pairs_in_idle_memory));
 }
 
 int RingAttention::pairs_that_arrive() const {
@@ -70,8 +69,12 @@ int RingAttention::pairs_that_arrive() const {
   return 1 + readers_after(*communicator_, exchange_, Direction::down);
 }
 
-int RingAttention::gradient_pairs_in_state() const {
-  return gradient_pool_.pairs_in(state_, GradientLane::pairs(*communicator_));
+std::vector<KeyValues> RingAttention::idle_gradient_pairs(const std::vector<IdleMemory>& idle) const {
+  // Forward's running maxima, sums and outputs have become out and lse, from which backward computes again:
+  // until the next forward clears it, nothing reads the state.
+  std::vector<IdleMemory> all{{state_.as<std::byte>(), static_cast<std::size_t>(state_.bytes())}};
+  all.insert(all.end(), idle.begin(), idle.end());
+  return gradient_pool_.pairs_in(all, GradientLane::pairs(*communicator_));
 }
 
 int RingAttention::last_distance() const {
@@ -143,7 +146,7 @@ void RingAttention::forward(const Forward& args) {
     if (const Step* step = schedule_.global_step()) visitor.compute(*step, block);
   }
   if (args.lent.k_SGD.data != nullptr) kv_pool_.give(args.lent);
-  counters_.kv_hops += loop(args.label).run(own, {}, last_distance(), visitor);
+  counters_.kv_hops += loop(args.label).run(own, args.spare, last_distance(), visitor);
   kv_pool_.end_loan();
   kernels::attention_state_finish(context_->stream, state, args.out_THE, args.lse_HT);
 }

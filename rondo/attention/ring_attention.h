@@ -38,8 +38,9 @@ class RingAttention {
     Tensor out_THE;
     float* lse_HT = nullptr;  ///< [H, T], natural logarithm; needed for backward
     kernels::AttentionParams params;
-    /// Optional: memory for max_shard_tokens() keys and values that the call may use as it likes.
-    KeyValues lent;
+    /// Optional, each saves a buffer: memory for max_shard_tokens() keys and values that the call may use as
+    /// it likes; the memory of k and v, with room for as many, which may be overwritten. One is enough.
+    KeyValues lent, spare;
     std::string_view label = "attention";  ///< for error messages and traces, e.g. "layer 3"
   };
   /// out = softmax(scale * q k^T, masked) v over the whole sequence. Exact: float32 state over all hops.
@@ -53,6 +54,9 @@ class RingAttention {
     /// Optional: the memory of k and v, with room for max_shard_tokens(), which may be overwritten (saves a
     /// buffer).
     KeyValues spare;
+    /// Optional: memory that the call may use as it likes, for gradients that travel. That of out_THE may be
+    /// among it.
+    std::vector<IdleMemory> idle;
     std::string_view label = "attention";
   };
   /// Gradients by recomputation from the global lse; dK and dV travel in float32, one step behind the
@@ -71,12 +75,13 @@ class RingAttention {
   ConstKeyValues contiguous(const ConstTensor& k_TGD, const ConstTensor& v_TGE);
   void grow(Buffer& buffer, std::int64_t elements, const char* what);
   /// What only backward needs, at its first call: evaluation and generation never hold it.
-  void reserve_backward();
+  void reserve_backward(std::size_t pairs_in_idle_memory);
   int last_distance() const;
   /// Pairs of travelling keys and values that a full ring needs of the pool.
   int pairs_that_arrive() const;
-  /// How many of the travelling gradients' pairs the attention state's memory holds during backward.
-  int gradient_pairs_in_state() const;
+  /// The travelling gradients' pairs that need no memory of their own, as they fit into the state's and
+  /// `idle`.
+  std::vector<KeyValues> idle_gradient_pairs(const std::vector<IdleMemory>& idle) const;
   RingLoop loop(std::string_view label);
 
   Context* context_;

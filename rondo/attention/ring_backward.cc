@@ -72,7 +72,8 @@ class BackwardVisitor final : public RingVisitor {
 void RingAttention::backward(const Backward& args) {
   check(args);
   Stream& stream = context_->stream;
-  reserve_backward();
+  const std::vector<KeyValues> idle_pairs = idle_gradient_pairs(args.idle);
+  reserve_backward(idle_pairs.size());
   kernels::attention_delta(stream, args.dout_THE, args.out_THE, delta_.as<float>());
   for (const Tensor& gradient : {args.dq_THD, args.dk_TGD, args.dv_TGE}) kernels::fill_zero(stream, gradient);
 
@@ -85,9 +86,7 @@ void RingAttention::backward(const Backward& args) {
     if (const Step* step = schedule_.global_step()) visitor.compute(*step, block, gradients);
     global_.reduce_into({args.dk_TGD, args.dv_TGE});
   }
-  // Forward's running maxima, sums and outputs have become out and lse, from which backward computes again:
-  // until the next forward clears it, the state is idle memory, and gradients travel in it.
-  gradient_pool_.give(state_, gradient_pairs_in_state());
+  for (const KeyValues& pair : idle_pairs) gradient_pool_.give(pair);
   // One distance more than the keys and values travel: the last sums go home.
   counters_.kv_hops += ring.run(own, args.spare, last_distance() + 1, visitor);
   counters_.gradient_hops += visitor.received();

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <limits>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 
 #include "rondo/core/error.h"
 
@@ -26,12 +28,14 @@ struct Packed {
   std::int32_t device = 0;
   std::uint16_t category = 0, name_bytes = 0;
 };
-/// What is sent before the events.
+/// What is sent before the events and changes.
 struct Head {
-  std::int64_t events = 0, dropped = 0, bytes = 0;
+  std::int64_t events = 0, dropped = 0, bytes = 0, changes = 0;
   std::array<char, 64> host = {};
 };
 constexpr std::size_t kLongestName = 200;
+static_assert(std::is_trivially_copyable_v<MemoryChange> && sizeof(MemoryChange) % 4 == 0,
+              "changes travel as they are");
 
 /// Memory of whole 4-byte words as a tensor.
 Tensor words(void* data, std::size_t bytes) {
@@ -150,18 +154,30 @@ void TraceGathering::show_clock() {
   }
 }
 
+ProcessTrace TraceGathering::own_trace(std::size_t most) const {
+  ProcessTrace own{
+      .host = host_name(), .events = own_.events(), .memory = own_.memory(), .dropped = own_.dropped()};
+  const auto shorten = [&](auto& list) {
+    if (list.size() <= most) return;
+    own.dropped += list.size() - most;
+    list.erase(list.begin() + static_cast<std::ptrdiff_t>(most), list.end());
+  };
+  shorten(own.events);
+  shorten(own.memory);
+  return own;
+}
+
 void TraceGathering::send_events(std::size_t most) {
-  std::vector<TraceEvent> events = own_.events();
-  Head head{.dropped =
-                static_cast<std::int64_t>(own_.dropped() + events.size() - std::min(most, events.size()))};
-  if (events.size() > most) events.erase(events.begin() + static_cast<std::ptrdiff_t>(most), events.end());
-  std::vector<std::byte> data = pack(events);
-  head.events = static_cast<std::int64_t>(events.size());
-  head.bytes = static_cast<std::int64_t>(data.size());
-  const std::string host = host_name();
-  std::copy(host.begin(), host.end(), head.host.begin());
+  ProcessTrace own = own_trace(most);
+  std::vector<std::byte> data = pack(own.events);
+  Head head{.events = static_cast<std::int64_t>(own.events.size()),
+            .dropped = static_cast<std::int64_t>(own.dropped),
+            .bytes = static_cast<std::int64_t>(data.size()),
+            .changes = static_cast<std::int64_t>(own.memory.size())};
+  std::copy(own.host.begin(), own.host.end(), head.host.begin());
   send_to(communicator_, 0, &head, sizeof(head));
   send_to(communicator_, 0, data.data(), data.size());
+  send_to(communicator_, 0, own.memory.data(), own.memory.size() * sizeof(MemoryChange));
 }
 
 ProcessTrace TraceGathering::receive_events(int peer) {
@@ -169,9 +185,12 @@ ProcessTrace TraceGathering::receive_events(int peer) {
   receive_from(communicator_, peer, &head, sizeof(head));
   std::vector<std::byte> data(static_cast<std::size_t>(head.bytes));
   receive_from(communicator_, peer, data.data(), data.size());
+  std::vector<MemoryChange> memory(static_cast<std::size_t>(head.changes));
+  receive_from(communicator_, peer, memory.data(), memory.size() * sizeof(MemoryChange));
   return {.process = peer / ring_.devices,
           .host = head.host.data(),
           .events = unpack(data, static_cast<std::size_t>(head.events)),
+          .memory = std::move(memory),
           .dropped = static_cast<std::size_t>(head.dropped)};
 }
 
@@ -186,12 +205,7 @@ std::vector<ProcessTrace> TraceGathering::finish(std::size_t most_events) {
     own_.close();
     return all;
   }
-  ProcessTrace own{.host = host_name(), .events = own_.events(), .dropped = own_.dropped()};
-  if (own.events.size() > share) {
-    own.dropped += own.events.size() - share;
-    own.events.resize(share);
-  }
-  all.push_back(std::move(own));
+  all.push_back(own_trace(share));
   for (int process = 1; process < processes(); ++process) {
     const auto p = static_cast<std::size_t>(process);
     all.push_back(receive_events(first_device(process)));
@@ -199,6 +213,8 @@ std::vector<ProcessTrace> TraceGathering::finish(std::size_t most_events) {
       event.begin_ns = on_own_clock(event.begin_ns, first_.at(p), last[p]);
       event.end_ns = on_own_clock(event.end_ns, first_[p], last[p]);
     }
+    for (MemoryChange& change : all.back().memory)
+      change.at_ns = on_own_clock(change.at_ns, first_.at(p), last[p]);
     all.back().clock_error_ns = std::max(first_[p].error_ns, last[p].error_ns);
   }
   own_.close();

@@ -29,9 +29,9 @@ class TraceGathering {
 
   /// Compares the clocks a first time; to be called before what is traced.
   void begin();
-  /// Compares them again and returns on device 0 what every process recorded, at most `most_events` in all,
-  /// as many of each process; the latest are left out and counted. Other devices get nothing. When device 0
-  /// returns, own traces are closed.
+  /// Compares them again and returns on device 0 what every process recorded, at most `most_events` events
+  /// and as many changes of memory in all, as many of each process; the latest are left out and counted.
+  /// Other devices get nothing. When device 0 returns, own traces are closed.
   std::vector<ProcessTrace> finish(std::size_t most_events);
 
  private:
@@ -42,6 +42,8 @@ class TraceGathering {
   std::vector<ClockReading> read_clocks();
   ClockReading read_clock(int peer);
   void show_clock();
+  /// The first `most` events and changes of this process.
+  ProcessTrace own_trace(std::size_t most) const;
   void send_events(std::size_t most);
   ProcessTrace receive_events(int peer);
 

@@ -16,7 +16,7 @@ struct ContextOptions {
   int threads = 1;                ///< threads that compute on it
   Isa isa = default_isa();       ///< tier of its kernels
   std::int64_t memory_limit = 0;  ///< bytes its ledger may reach; 0 is no limit
-  Trace* trace = nullptr;         ///< where its events go; null records nothing
+  Trace* trace = nullptr;         ///< where its events go, outlives it; null records nothing
 };
 
 class Context {
@@ -29,6 +29,7 @@ class Context {
         stream(arena, pool, options.isa),
         trace(options.trace, options.device, &times) {
     ledger.set_limit(options.memory_limit);
+    ledger.record_into(options.trace);
   }
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;

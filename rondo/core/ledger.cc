@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "rondo/core/error.h"
+#include "rondo/core/trace.h"
 
 namespace rondo {
 
@@ -70,12 +71,24 @@ void Ledger::add(Entry entry, std::int64_t bytes, const char* what) {
   total_ += bytes;
   peak_total_ = std::max(peak_total_, total_);
   ++allocations_;
+  record(entry);
 }
 
 void Ledger::remove(Entry entry, std::int64_t bytes) noexcept {
   const std::lock_guard lock(mutex_);
   current_[static_cast<std::size_t>(entry)] -= bytes;
   total_ -= bytes;
+  record(entry);
+}
+
+void Ledger::record_into(Trace* trace) {
+  const std::lock_guard lock(mutex_);
+  trace_ = trace;
+}
+
+void Ledger::record(Entry entry) const {
+  if (trace_ != nullptr)
+    trace_->record_memory({device_, entry, trace_->now_ns(), current_[static_cast<std::size_t>(entry)]});
 }
 
 std::int64_t Ledger::current(Entry entry) const {

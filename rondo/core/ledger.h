@@ -30,6 +30,8 @@ enum class Entry : std::uint8_t {
 
 const char* name_of(Entry entry);
 
+class Trace;
+
 /// Bytes in use and their peaks, per entry and in sum. Safe to read from another thread.
 class Ledger {
  public:
@@ -37,6 +39,8 @@ class Ledger {
 
   /// Most bytes that may be in use at once; 0 (the default) is no limit.
   void set_limit(std::int64_t bytes);
+  /// Where changes are recorded from now on; outlives the ledger. Null records nothing.
+  void record_into(Trace* trace);
 
   /// Throws MemoryLimitError, changing nothing, when the sum would pass the limit. `what` names the thing for
   /// people.
@@ -52,9 +56,11 @@ class Ledger {
   std::int64_t allocations() const;
 
  private:
+  void record(Entry entry) const;
   static constexpr std::size_t kEntries = static_cast<std::size_t>(Entry::count);
   mutable std::mutex mutex_;
   int device_;
+  Trace* trace_ = nullptr;
   std::int64_t limit_ = 0, total_ = 0, peak_total_ = 0, allocations_ = 0;
   std::array<std::int64_t, kEntries> current_{}, peak_{};
 };

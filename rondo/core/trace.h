@@ -1,6 +1,6 @@
 #pragma once
-// What each device did when: an account of its waits that is always kept, and an optional record of events,
-// written in the Chrome trace format (chrome://tracing, ui.perfetto.dev).
+// What each device did when: an account of its waits that is always kept, and an optional record of events
+// and of what its ledger held, written in the Chrome trace format (chrome://tracing, ui.perfetto.dev).
 
 #include <algorithm>
 #include <atomic>
@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "rondo/core/ledger.h"
+
 namespace rondo {
 
 struct TraceEvent {
@@ -22,19 +24,30 @@ struct TraceEvent {
   std::int64_t begin_ns = 0, end_ns = 0;  ///< since the trace began
 };
 
+/// What stood in a device's ledger under an entry from a moment on.
+struct MemoryChange {
+  int device = 0;
+  Entry entry = Entry::data;
+  std::int64_t at_ns = 0;  ///< since the trace began
+  std::int64_t bytes = 0;
+};
+
 /// What one process recorded.
 struct ProcessTrace {
   int process = 0;
-  std::string host;                 ///< empty: not known
-  std::vector<TraceEvent> events;   ///< on the clock of process 0
-  std::size_t dropped = 0;          ///< events that there was no room for
-  std::int64_t clock_error_ns = 0;  ///< most by which its clock may be off that of process 0
+  std::string host;                       ///< empty: not known
+  std::vector<TraceEvent> events;         ///< on the clock of process 0
+  std::vector<MemoryChange> memory = {};  ///< each device's in order, on the same clock
+  std::size_t dropped = 0;                ///< events and changes that there was no room for
+  std::int64_t clock_error_ns = 0;        ///< most by which its clock may be off that of process 0
 };
 
-/// A Chrome trace document: a process for each, a thread for each of its devices, times in microseconds.
+/// A Chrome trace document: a process for each, a thread for each of its devices and a counter of its memory
+/// by ledger entry, in bytes; times in microseconds.
 std::string chrome_json(std::span<const ProcessTrace> processes);
 
-/// Collects events of all devices of a process. Holds at most `capacity` events and counts what it dropped.
+/// Collects events of all devices of a process, and changes of their ledgers. Holds at most `capacity` of
+/// either and counts what it dropped.
 class Trace {
  public:
   using Clock = std::chrono::steady_clock;
@@ -43,7 +56,9 @@ class Trace {
   std::int64_t now_ns() const { return at_ns(Clock::now()); }
   std::int64_t at_ns(Clock::time_point time) const { return std::chrono::nanoseconds(time - start_).count(); }
   void record(TraceEvent event);
+  void record_memory(const MemoryChange& change) noexcept;
   std::vector<TraceEvent> events() const;
+  std::vector<MemoryChange> memory() const;
   std::size_t dropped() const;
   void clear();
   /// Forgets all and records nothing more.
@@ -57,6 +72,7 @@ class Trace {
   const std::size_t capacity_;
   std::size_t dropped_ = 0;
   std::vector<TraceEvent> events_;
+  std::vector<MemoryChange> memory_;
   const Clock::time_point start_;
   std::atomic<bool> open_ = true;
 };

@@ -31,26 +31,25 @@ void Transformer::Activations::resize(std::int64_t tokens, std::int64_t capacity
     for (Buffer& buffer : buffers) grow(buffer, kept ? entry : Entry::attention, bytes, what);
   };
   x_.resize(training_ ? static_cast<std::size_t>(c.layers + 1) : 1);
-  for (Buffer& buffer : x_) grow(buffer, Entry::layer_inputs, tokens * c.width * element, "layer input");
+  for (Buffer& buffer : x_) grow(buffer, Entry::layer_inputs, capacity_ * c.width * element, "layer input");
   grow_layers(q_, keeps_all(), Entry::kept, tokens * q_row * element, "queries");
   grow_layers(k_, keeps_all(), Entry::kept, capacity_ * kv_row * element, "keys");
   grow_layers(v_, keeps_all(), Entry::kept, capacity_ * kv_row * element, "values");
-  grow_layers(out_, keeps_attention(), Entry::kept, tokens * q_row * element, "attention output");
   const bool vanilla = options_.attention == AttentionForm::vanilla;
   const std::int64_t scores = vanilla ? 4 * c.q_heads * tokens * tokens : 0;
   if (vanilla) {
     grow_layers(p_, keeps_all(), Entry::kept, scores, "attention probabilities");
     if (options_.dtype != DType::f32)
       grow(widened_, Entry::attention, tokens * c.head_dim * 4, "head in float32");
-  } else {
-    grow_layers(lse_, keeps_attention(), Entry::kept, tokens * c.q_heads * 4, "lse");
   }
   resize_tokens(tokens);
   grow(cos, Entry::data, tokens * c.head_dim / 2 * 4, "rotary cosines");
   grow(sin, Entry::data, tokens * c.head_dim / 2 * 4, "rotary sines");
   if (!training_) return;
 
-  grow_layers(mid_, keeps_all(), Entry::kept, tokens * c.width * element, "residual before feed-forward");
+  grow_layers(out_, keeps_attention(), Entry::kept, capacity_ * q_row * element, "attention output");
+  if (!vanilla) grow_layers(lse_, keeps_attention(), Entry::kept, tokens * c.q_heads * 4, "lse");
+  grow_layers(mid_, keeps_all(), Entry::kept, capacity_ * c.width * element, "residual before feed-forward");
   if (keeps_all()) {
     grow_layers(gate_, true, Entry::kept, tokens * c.ffn * element, "gate products");
     grow_layers(up_, true, Entry::kept, tokens * c.ffn * element, "up products");
@@ -80,10 +79,12 @@ Projections Transformer::Activations::projections(std::int64_t layer) const {
 }
 
 Tensor Transformer::Activations::out(std::int64_t layer) const {
+  if (!training_) return projections(layer).q_THD;
   return heads(out_[slot(layer, keeps_attention())], options_.dtype, config_.q_heads, tokens_);
 }
 
 float* Transformer::Activations::lse(std::int64_t layer) const {
+  if (!training_) return nullptr;
   return lse_[slot(layer, keeps_attention())].as<float>();
 }
 
@@ -103,6 +104,16 @@ KeyValues Transformer::Activations::lent() const {
   if (!training_) return {};
   return {heads(dk_, options_.dtype, config_.kv_heads, capacity_),
           heads(dv_, options_.dtype, config_.kv_heads, capacity_)};
+}
+
+std::vector<IdleMemory> Transformer::Activations::idle(std::int64_t layer) const {
+  // The layer's output was read by the layer behind it, or by the loss, which are done.
+  const Buffer &output = x_[static_cast<std::size_t>(layer) + 1], &mid = mid_[slot(layer, keeps_all())],
+               &out = out_[slot(layer, keeps_attention())];
+  std::vector<IdleMemory> idle;
+  for (const Buffer* buffer : {&output, &mid, &out})
+    idle.emplace_back(buffer->as<std::byte>(), static_cast<std::size_t>(buffer->bytes()));
+  return idle;
 }
 
 KeyValues Transformer::Activations::key_value_memory(std::int64_t layer) const {

@@ -14,7 +14,8 @@ struct Transformer::Activations {
   Activations(Context& context, const ModelConfig& config, const TransformerOptions& options)
       : context_(context), config_(config), options_(options) {}
 
-  /// `capacity` is the tokens that key/value memory must hold: those of the largest shard.
+  /// `capacity` is the tokens that memory must hold in which blocks of other devices travel: those of the
+  /// largest shard.
   void resize(std::int64_t tokens, std::int64_t capacity, bool training);
   /// Memory for what is told and said of each token alone.
   void resize_tokens(std::int64_t tokens);
@@ -24,7 +25,9 @@ struct Transformer::Activations {
   /// The residual stream between attention and feed-forward.
   Tensor mid(std::int64_t layer) const;
   Projections projections(std::int64_t layer) const;
+  /// Without training it takes the queries' place, as nothing reads them once it is complete.
   Tensor out(std::int64_t layer) const;
+  /// Null without training.
   float* lse(std::int64_t layer) const;
   // Of AttentionForm::vanilla alone, float32: [H, T, T], their gradient, and a head of bfloat16 widened.
   float* probabilities(std::int64_t layer) const { return p_[slot(layer, keeps_all())].as<float>(); }
@@ -36,6 +39,9 @@ struct Transformer::Activations {
   Projections gradients() const;
   /// The gradients' key/value memory, lent to the forward ring while it is not in use.
   KeyValues lent() const;
+  /// What nobody reads any more when the layer's attention goes backward, its output but for delta: other
+  /// devices' gradients travel in it.
+  std::vector<IdleMemory> idle(std::int64_t layer) const;
   /// The layer's own keys and values in full capacity.
   KeyValues key_value_memory(std::int64_t layer) const;
   std::int64_t tokens() const { return tokens_; }

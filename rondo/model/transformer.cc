@@ -146,7 +146,7 @@ DeviceTrace::Span Transformer::span(std::int64_t layer, const char* part) const 
   return {context_->trace, "compute", recording ? fmt::format("layer {}: {}", layer, part) : ""};
 }
 
-void Transformer::run_attention(std::int64_t layer, const Step* training) {
+void Transformer::run_attention(std::int64_t layer, const Step* training, bool keys_are_read_again) {
   if (is_vanilla()) return vanilla_forward(layer);
   const Projections qkv = activations_->projections(layer);
   const std::string label = fmt::format("layer {}", layer);
@@ -156,7 +156,8 @@ void Transformer::run_attention(std::int64_t layer, const Step* training) {
                  .out_THE = activations_->out(layer),
                  .lse_HT = activations_->lse(layer),
                  .params = attention_params(layer, training),
-                 .lent = activations_->lent(),
+                 .lent = keys_are_read_again ? activations_->lent() : KeyValues{},
+                 .spare = keys_are_read_again ? KeyValues{} : activations_->key_value_memory(layer),
                  .label = label});
 }
 
@@ -169,7 +170,8 @@ void Transformer::layer_forward(std::int64_t layer, const LayerPass& pass, const
     project_forward(pass, x, rotary(), qkv);
   }
   if (sink != nullptr) (*sink)(layer, qkv.k_TGD, qkv.v_TGD);
-  run_attention(layer, training);
+  const bool keeps_keys = training != nullptr && options_.remat == Remat::none;
+  run_attention(layer, training, keeps_keys);
   const auto traced = span(layer, "feed-forward");
   attention_output_forward(pass, x, activations_->out(layer), y);
   if (training != nullptr && options_.remat == Remat::none)
@@ -181,7 +183,7 @@ void Transformer::layer_backward(std::int64_t layer, const LayerPass& pass, cons
   const Tensor x = activations_->x(layer), mid = activations_->mid(layer), out = activations_->out(layer);
   const Tensor dx = activations_->dx();
   if (options_.remat != Remat::none) project_forward(pass, x, rotary(), activations_->projections(layer));
-  if (options_.remat == Remat::layer) run_attention(layer, &training);
+  if (options_.remat == Remat::layer) run_attention(layer, &training, true);
   if (options_.remat != Remat::none) attention_output_forward(pass, x, out, mid);
 
   {
@@ -209,6 +211,7 @@ void Transformer::run_attention_backward(std::int64_t layer, const Step& trainin
                   .dk_TGD = gradients.k_TGD,
                   .dv_TGE = gradients.v_TGD,
                   .spare = activations_->key_value_memory(layer),
+                  .idle = activations_->idle(layer),
                   .label = label});
 }
 

@@ -132,7 +132,8 @@ class Transformer {
   void check_ids(std::span<const std::int32_t> ids) const;
   /// Records a part of a layer in the trace as long as it lives; attention records its own hops.
   DeviceTrace::Span span(std::int64_t layer, const char* part) const;
-  void run_attention(std::int64_t layer, const Step* training);
+  /// Keys and values that nobody reads again become memory for those that arrive.
+  void run_attention(std::int64_t layer, const Step* training, bool keys_are_read_again);
   /// Gradients of the layer's queries, keys and values.
   void run_attention_backward(std::int64_t layer, const Step& training);
   // In vanilla.cc: the attention of AttentionForm::vanilla.

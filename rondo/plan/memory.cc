@@ -161,18 +161,18 @@ void MemoryModel::add_activations(EntryBytes& bytes, const ShardSize& shard) con
   const bool trains = run_.purpose == Purpose::train;
   const std::int64_t e = size_of(run_.dtype), C = m.width, L = m.layers, H = m.q_heads, G = m.kv_heads,
                      d = m.head_dim, c = shard.own, s = shard.largest;
-  of(bytes, Entry::layer_inputs) = (trains ? L + 1 : 1) * page(e * c * C);
+  of(bytes, Entry::layer_inputs) = (trains ? L + 1 : 1) * page(e * s * C);
   const bool vanilla = run_.attention == AttentionForm::vanilla;  // without lse, state and delta
-  const std::int64_t output = page(e * c * H * d) + (vanilla ? 0 : page(4 * c * H));  // and lse
+  const std::int64_t output = page(e * s * H * d) + (vanilla ? 0 : page(4 * c * H));  // and lse
   const std::int64_t projections = page(e * c * H * d) + 2 * page(e * s * G * d);
   const std::int64_t state = page(4 * H * ((c + 63) / 64 * 64) * (d + 2));
   const std::int64_t widened = run_.dtype == DType::f32 ? 0 : page(4 * c * d);
   std::int64_t& attention = of(bytes, Entry::attention);
   attention = vanilla ? widened : state;
   if (!trains) {
-    attention += projections + output + score_bytes(c, 1);
+    attention += projections + score_bytes(c, 1);
   } else {
-    const std::int64_t mid = page(e * c * C), products = 2 * page(e * c * m.ffn);
+    const std::int64_t mid = page(e * s * C), products = 2 * page(e * c * m.ffn);
     const bool all = run_.remat == Remat::none, outputs = run_.remat != Remat::layer;
     of(bytes, Entry::kept) = L * ((outputs ? output : 0) + (all ? projections + mid + products : 0)) +
                              (all ? score_bytes(c, L) : 0);
@@ -236,10 +236,8 @@ void MemoryModel::add_exchange(EntryBytes& bytes, const ShardSize& shard) const 
   // A window shortens the way, and makes zigzag shards travel in both directions.
   const bool windowed = m.sliding_window > 0 && m.sliding_window < shard.tokens;
   const bool both_ways = windowed && run_.layout == Layout::zigzag && run_.devices > 2;
-  const bool trains = run_.purpose == Purpose::train;
-  const std::int64_t lent = trains ? 1 : 0, at_once = both_ways ? 4 : run_.devices > 2 ? 2 : 1;
-  if (run_.exchange == Exchange::copy)
-    exchange += std::max<std::int64_t>(1, at_once - lent) * page(e * s * row);
+  const std::int64_t pairs_that_arrive = both_ways ? 3 : 1;  // beside idle memory for one
+  if (run_.exchange == Exchange::copy) exchange += pairs_that_arrive * page(e * s * row);
   if (windowed && m.first_k > 0) {
     const std::int64_t k = std::min(m.first_k, shard.tokens);
     const std::int64_t most =
@@ -247,11 +245,13 @@ void MemoryModel::add_exchange(EntryBytes& bytes, const ShardSize& shard) const 
     exchange +=
         page(e * k * row) + page(e * most * row) + page(e * most * row * run_.devices) + page(4 * k * row);
   }
-  if (!trains) return;
-  const std::int64_t pair = 4 * s * row;
-  const std::int64_t state = page(4 * m.q_heads * ((shard.own + 63) / 64 * 64) * (m.head_dim + 2));
-  const std::int64_t pairs = run_.between_processes && run_.devices > 2 ? 3 : 2;
-  if (pair > 0) exchange += (pairs - std::min(pairs, state / pair)) * page(pair);
+  const std::int64_t half = 4 * s * row / 2;  // of a pair of gradients: those of keys
+  if (run_.purpose != Purpose::train || half == 0) return;
+  const std::int64_t state = page(4 * m.q_heads * ((shard.own + 63) / 64 * 64) * (m.head_dim + 2)),
+                     out = page(e * s * m.q_heads * m.head_dim), residual = page(e * s * m.width);
+  const std::int64_t pairs = run_.between_processes ? 3 : 2;
+  const std::int64_t in_idle_memory = (state / half + out / half + 2 * (residual / half)) / 2;
+  exchange += std::max<std::int64_t>(0, pairs - in_idle_memory) * page(2 * half);
 }
 
 /// What generation holds beside evaluation: the cache, one token at work, and parts of a merge.

@@ -30,6 +30,8 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 svg rect { stroke: var(--page); stroke-width: .5; }
 .thin { stroke: none; }
 .grid { stroke: var(--line); stroke-width: 1; }
+.mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 3; }
+.limit { stroke: #c8402f; stroke-width: 1.5; stroke-dasharray: 6 3; }
 .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .85rem; margin-bottom: .3rem; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: .15em; margin-right: .4em; }
@@ -83,6 +85,7 @@ std::string html_report(const ReportData& data) {
   page += facts_list(data);
   page += report::loss_chart(data.train, data.held_out);
   page += report::memory_chart(data.memory);
+  page += report::memory_history_chart(data.memory_history);
   page += report::times_chart(data.times);
   page += report::timeline_chart(data.timeline);
   page += table(data.table);

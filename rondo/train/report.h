@@ -1,6 +1,6 @@
 #pragma once
-// A training run as one HTML page: curves, memory, a step's timeline, facts, a sample. The page loads nothing
-// and runs nothing, and follows the reader's light or dark setting.
+// A training run as one HTML page: curves, memory (also over time), a step's timeline, facts, a sample. The
+// page loads nothing and runs nothing, and follows the reader's light or dark setting.
 
 #include <cstdint>
 #include <string>
@@ -24,6 +24,18 @@ struct DeviceMemory {
   std::vector<std::pair<Entry, std::int64_t>> entries;
 };
 
+/// When a step was done, on the trace's clock.
+struct StepTime {
+  std::int64_t step = 0, begin_ns = 0, end_ns = 0;
+};
+
+/// What the ledgers held over time.
+struct MemoryHistory {
+  std::vector<MemoryChange> changes;  ///< each device's in order
+  std::vector<StepTime> steps;  ///< the history is drawn to the end of the last; none: to the last change
+  std::int64_t limit = 0;       ///< bytes that a device may hold; 0: no limit
+};
+
 /// Rows shorter than the header are filled with empty cells.
 struct ReportTable {
   std::vector<std::string> header;
@@ -36,6 +48,7 @@ struct ReportData {
   std::vector<std::pair<std::string, std::string>> facts;  ///< name and value
   std::vector<LossPoint> train, held_out;
   std::vector<DeviceMemory> memory;
+  MemoryHistory memory_history;
   std::vector<DeviceTimes> times;    ///< of each device, mean of the steps
   std::vector<TraceEvent> timeline;  ///< one step; categories compute, exchange and wait
   ReportTable table;

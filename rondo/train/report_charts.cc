@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "rondo/train/report_svg.h"
+#include "rondo/train/report_units.h"
 
 namespace rondo::report {
 namespace {
@@ -81,58 +82,6 @@ std::string markers(const std::vector<LossPoint>& points, const Scale& x, const 
   return out;
 }
 
-// ---- Memory ----
-
-/// By entry; neighbours in a stack differ in hue as well as in lightness.
-constexpr std::array<std::string_view, static_cast<std::size_t>(Entry::count)> kEntryColours = {
-    "#3d6fb4", "#7fc4e8", "#5b4bb0", "#2f8f4e", "#9ed36a", "#a8469a", "#d8b93a", "#e0707f",
-    "#e07b2a", "#1fa08c", "#8d3b6b", "#c8402f", "#9a9a3a", "#6f7b87", "#b4bcc4"};
-
-struct Unit {
-  double size;
-  const char* name;
-};
-
-Unit byte_unit(double most) {
-  Unit unit{1, "bytes"};
-  for (const Unit larger :
-       {Unit{0x1p10, "KiB"}, Unit{0x1p20, "MiB"}, Unit{0x1p30, "GiB"}, Unit{0x1p40, "TiB"}})
-    if (most >= larger.size) unit = larger;
-  return unit;
-}
-
-std::string with_unit(double value, const Unit& unit) {
-  const double scaled = value / unit.size;
-  return fmt::format("{:.{}f} {}", scaled, unit.size == 1 || scaled >= 100 ? 0 : 2, unit.name);
-}
-
-std::string bytes_text(double bytes) { return with_unit(bytes, byte_unit(bytes)); }
-
-double total_bytes(const DeviceMemory& device) {
-  double total = 0;
-  for (const auto& [entry, bytes] : device.entries)
-    total += static_cast<double>(std::max<std::int64_t>(bytes, 0));
-  return total;
-}
-
-/// The device's bar; marks the entries it shows.
-std::string memory_bar(const DeviceMemory& device, const Scale& x, double y, double height,
-                       std::array<bool, kEntryColours.size()>& shown) {
-  std::string out = label(x.from - 8, y + height / 2 + 4, "end", fmt::format("device {}", device.device));
-  double sum = 0;
-  for (const auto& [entry, bytes] : device.entries) {
-    const auto index = static_cast<std::size_t>(entry);
-    if (bytes <= 0 || index >= kEntryColours.size()) continue;
-    shown[index] = true;
-    const double begin = x(sum), size = static_cast<double>(bytes);
-    sum += size;
-    const std::string tooltip =
-        fmt::format("device {}, {}: {}", device.device, name_of(entry), bytes_text(size));
-    out += rect({begin, y, x(sum) - begin, height, kEntryColours[index], tooltip});
-  }
-  return out + label(x(sum) + 6, y + height / 2 + 4, "start", bytes_text(sum));
-}
-
 }  // namespace
 
 std::string loss_chart(std::span<const LossPoint> train, std::span<const LossPoint> held_out) {
@@ -168,33 +117,6 @@ std::string loss_chart(std::span<const LossPoint> train, std::span<const LossPoi
   const std::string caption =
       left_out == 0 ? "" : fmt::format("{} values that are not finite are left out.", left_out);
   return figure({"Loss", caption, legend, frame, drawing});
-}
-
-std::string memory_chart(std::span<const DeviceMemory> memory) {
-  double most = 0;
-  for (const DeviceMemory& device : memory) most = std::max(most, total_bytes(device));
-  if (most <= 0) return "";
-
-  const auto shown_devices = memory.first(std::min(memory.size(), kMostDevices));
-  constexpr double kBar = 20, kPitch = 27;
-  const double bottom = 8 + kPitch * static_cast<double>(shown_devices.size());
-  const Frame frame{kWidth, bottom + 44, 84, kWidth - 84, 4, bottom};
-  const Unit unit = byte_unit(most);
-  const Scale axis = make_scale(0, most / unit.size, {.from = frame.left, .to = frame.right, .ticks = 8});
-  const Scale x{0, most, frame.left, frame.right, 1};
-
-  std::string drawing = horizontal_axis(axis, frame, unit.name);
-  std::array<bool, kEntryColours.size()> shown{};
-  for (std::size_t n = 0; n < shown_devices.size(); ++n)
-    drawing += memory_bar(shown_devices[n], x, 8 + kPitch * static_cast<double>(n), kBar, shown);
-  std::vector<LegendItem> legend;
-  for (std::size_t n = 0; n < shown.size(); ++n)
-    if (shown[n]) legend.push_back({kEntryColours[n], name_of(static_cast<Entry>(n))});
-  const std::string caption =
-      shown_devices.size() == memory.size()
-          ? ""
-          : fmt::format("The first {} of {} devices.", shown_devices.size(), memory.size());
-  return figure({"Memory per device", caption, legend, frame, drawing});
 }
 
 // ---- Timeline ----
@@ -233,15 +155,6 @@ std::vector<Span> merge_spans(std::vector<const TraceEvent*> events, std::int64_
   }
   return spans;
 }
-
-Unit time_unit(double most) {
-  Unit unit{1, "ns"};
-  for (const Unit larger : {Unit{1e3, "\u00b5s"}, Unit{1e6, "ms"}, Unit{1e9, "s"}})
-    if (most >= larger.size) unit = larger;
-  return unit;
-}
-
-std::string time_text(double ns) { return with_unit(ns, time_unit(ns)); }
 
 std::string span_tooltip(int device, const char* category, const Span& span) {
   const std::string what =

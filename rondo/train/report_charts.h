@@ -14,6 +14,9 @@ std::string loss_chart(std::span<const LossPoint> train, std::span<const LossPoi
 /// One bar per device, stacked by ledger entry.
 std::string memory_chart(std::span<const DeviceMemory> memory);
 
+/// A picture per device: what its ledger held over time, stacked by entry. At most 6 devices.
+std::string memory_history_chart(const MemoryHistory& memory);
+
 /// One bar per device: computing, moving data, waiting.
 std::string times_chart(std::span<const DeviceTimes> times);
 

@@ -107,7 +107,8 @@ std::string horizontal_axis(const Scale& scale, const Frame& frame, std::string_
                    scale(tick), frame.top, frame.bottom);
     out += label(scale(tick), frame.bottom + 16, "middle", scale.label(tick));
   }
-  return out + label((frame.left + frame.right) / 2, frame.bottom + 34, "middle", title);
+  return title.empty() ? out
+                       : out + label((frame.left + frame.right) / 2, frame.bottom + 34, "middle", title);
 }
 
 std::string vertical_axis(const Scale& scale, const Frame& frame, std::string_view title) {
@@ -117,6 +118,7 @@ std::string vertical_axis(const Scale& scale, const Frame& frame, std::string_vi
                    scale(tick), frame.left, frame.right);
     out += label(frame.left - 8, scale(tick) + 4, "end", scale.label(tick));
   }
+  if (title.empty()) return out;
   const double y = (frame.top + frame.bottom) / 2;
   fmt::format_to(std::back_inserter(out),
                  "<text transform=\"translate(14 {:.1f}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n", y,

@@ -37,9 +37,9 @@ struct Frame {
   double left = 0, right = 0, top = 0, bottom = 0;
 };
 
-/// Grid lines with labels below, and the axis title under them.
+/// Grid lines with labels below, and the axis title, if any, under them.
 std::string horizontal_axis(const Scale& scale, const Frame& frame, std::string_view title);
-/// Grid lines with labels to the left.
+/// Grid lines with labels to the left, and the axis title, if any, along them.
 std::string vertical_axis(const Scale& scale, const Frame& frame, std::string_view title);
 
 struct Rect {

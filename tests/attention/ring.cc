@@ -55,6 +55,7 @@ TEST(Ring, BitsDoNotDependOnExchangeThreadsOrMemory) {
     expect_same_bits(base,
                      run_on_ring(problem, {.devices = 4, .layout = layout, .exchange = Exchange::share}));
     expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .lend_memory = true}));
+    expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .reuse_memory = true}));
     expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .strided = true}));
     for (const int threads : {2, 3})
       expect_same_bits(base, run_on_ring(problem, {.devices = 4, .layout = layout, .threads = threads}));
@@ -128,8 +129,8 @@ TEST(Ring, ViewsWithinProcessesHaveTheBitsOfCopies) {
         RingRun run{.devices = division.processes * division.devices, .layout = layout};
         const RingResult base = run_on_ring(*problem, run);
         run.exchange = Exchange::share;
-        for (const bool lend_memory : {false, true}) {
-          run.lend_memory = lend_memory;
+        for (const auto& [lends, reuses] : {std::pair(false, false), {true, false}, {false, true}}) {
+          run.lend_memory = lends, run.reuse_memory = reuses;
           const RingResult shared = run_on_processes(*problem, run, division.processes);
           expect_same_bits(base, shared);
           EXPECT_EQ(base.kv_hops, shared.kv_hops);
@@ -163,6 +164,29 @@ TEST(Ring, MemoryToArriveInIsWhereAProcessBegins) {
   }
 }
 
+/// Keys and values arrive in the memory of the device's own, gradients in what backward has no more use for:
+/// the same for every ring.
+TEST(Ring, WhatTravelsTakesIdleMemoryFirst) {
+  for (const int devices : {2, 3, 4, 8}) {
+    for (const std::int64_t group : {1, 2}) {
+      RingProblem problem{.tokens = devices * 64, .mask = {.causal = true}};
+      problem.shape = {.q_heads = 4 * group, .kv_heads = 4, .qk_dim = 16, .v_dim = 16};
+      const std::int64_t half = 64 * 4 * 16 * 4;  // keys, or values
+      for (const int processes : {1, devices}) {
+        const RingRun run{.devices = devices, .layout = Layout::striped, .reuse_memory = true};
+        const RingResult result =
+            processes == 1 ? run_on_ring(problem, run) : run_on_processes(problem, run, processes);
+        // For each query head's worth of keys the state and the output have one half; the wide tensor has
+        // two.
+        const std::int64_t halves = 2 * group + 2,
+                           pairs = std::max<std::int64_t>(0, (processes == 1 ? 2 : 3) - halves / 2);
+        for (const std::int64_t bytes : result.exchange_bytes)
+          EXPECT_EQ(bytes, 2 * half + pairs * 2 * half) << devices << " in " << processes << ", " << group;
+      }
+    }
+  }
+}
+
 TEST(Ring, BitsDoNotDependOnProcesses) {
   RingProblem problem = small_problem();
   problem.mask = {.causal = true, .window = 31, .first_k = 2};
@@ -172,12 +196,15 @@ TEST(Ring, BitsDoNotDependOnProcesses) {
       const RingProblem& asked = masked ? problem : small_problem();
       const RingRun run{.devices = 4, .layout = layout};
       const RingResult base = run_on_ring(asked, run);
-      for (const int processes : {2, 4}) {
-        const RingResult divided = run_on_processes(asked, run, processes);
-        expect_same_bits(base, divided);
-        EXPECT_EQ(base.kv_hops, divided.kv_hops);
-        EXPECT_EQ(base.gradient_hops, divided.gradient_hops);
-      }
+      for (const int processes : {2, 4})
+        for (const bool reuses : {false, true}) {
+          RingRun divided_run = run;
+          divided_run.reuse_memory = reuses;
+          const RingResult divided = run_on_processes(asked, divided_run, processes);
+          expect_same_bits(base, divided);
+          EXPECT_EQ(base.kv_hops, divided.kv_hops);
+          EXPECT_EQ(base.gradient_hops, divided.gradient_hops);
+        }
     }
   }
 }

@@ -19,6 +19,7 @@ inline void expect_one_clock(const RingOptions& ring, Communicator& comm, Trace&
     std::int64_t earliest = host_ns();
     const std::int64_t begin = own.now_ns();
     own.record({comm.device(), n % 2 == 0 ? "compute" : "wait", std::to_string(earliest), begin, begin + n});
+    own.record_memory({comm.device(), Entry::exchange, begin, earliest});
     dawdle(static_cast<std::uint64_t>(comm.device()), static_cast<std::uint64_t>(n), 2000);
   }
   const std::int64_t host_less_own = host_ns() - own.now_ns();  // to within the time between two reads
@@ -43,6 +44,13 @@ inline void expect_one_clock(const RingOptions& ring, Communicator& comm, Trace&
       const std::int64_t truth = std::stoll(event.name) - host_less_own;
       // A thread may be put aside between two reads of the clock.
       EXPECT_NEAR(static_cast<double>(event.begin_ns - truth), 0,
+                  static_cast<double>(process.clock_error_ns) + 20e6);
+    }
+    ASSERT_EQ(process.memory.size(), 5u * static_cast<std::size_t>(ring.devices));
+    for (const MemoryChange& change : process.memory) {
+      EXPECT_EQ(change.device / ring.devices, p);
+      EXPECT_EQ(change.entry, Entry::exchange);
+      EXPECT_NEAR(static_cast<double>(change.at_ns - (change.bytes - host_less_own)), 0,
                   static_cast<double>(process.clock_error_ns) + 20e6);
     }
   }

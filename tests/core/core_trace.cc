@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "rondo/core/context.h"
 #include "rondo/core/trace.h"
 
 namespace rondo {
@@ -106,6 +107,33 @@ TEST(Traces, OfSeveralProcessesAreOneDocument) {
   EXPECT_EQ(last.at("args").at("name"), "rondo 2 on a \"host\"");
   EXPECT_EQ(last.at("args").at("dropped"), 7);
   EXPECT_DOUBLE_EQ(last.at("args").at("clock_error_us"), 12.3);
+}
+
+TEST(Traces, HaveACounterOfEachDevicesMemory) {
+  Trace trace;
+  {
+    Context context({.device = 3, .trace = &trace});
+    const Buffer kept = context.arena.allocate(Entry::attention, 4096, "test");
+    { const Buffer other = context.arena.allocate(Entry::data, 5000, "test"); }
+  }
+  std::vector<json> counters;
+  const json document = json::parse(trace.chrome_json());
+  for (const json& event : document.at("traceEvents"))
+    if (event.at("ph") == "C") counters.push_back(event);
+  ASSERT_EQ(counters.size(), 4u);
+  const auto attention = {4096, 4096, 4096, 0}, data = {0, 8192, 0, 0};
+  for (std::size_t n = 0; n < 4; ++n) {
+    EXPECT_EQ(counters[n].at("name"), "memory of device 3");
+    EXPECT_EQ(counters[n].at("args"), (json{{"attention", attention.begin()[n]}, {"data", data.begin()[n]}}));
+    EXPECT_GE(counters[n].at("ts"), counters[n > 0 ? n - 1 : 0].at("ts"));
+  }
+  Trace full(2);
+  for (int n = 0; n < 5; ++n) full.record_memory({0, Entry::data, n, 8});
+  EXPECT_EQ(full.memory().size(), 2u);
+  EXPECT_EQ(full.dropped(), 3u);
+  full.close();
+  full.record_memory({0, Entry::data, 9, 8});
+  EXPECT_TRUE(full.memory().empty());
 }
 
 TEST(Traces, ThatAreClosedRecordNothing) {

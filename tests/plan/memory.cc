@@ -75,19 +75,21 @@ TEST(PlannedMemory, OfReplicasIsDividedByAllDevices) {
 TEST(PlannedMemory, LongestContextGrowsWithTheRing) {
   RunShape run = shape("llama3-8b", 2);
   run.remat = Remat::layer;
-  run.between_processes = false;  // there a ring of two has a buffer less than longer ones
-  const MemoryModel two(run);
-  const std::int64_t limit = std::int64_t{200} << 30;
-  const double base = static_cast<double>(longest_context(two, limit).tokens);
-  EXPECT_GT(base, 1e5);
-  for (const int devices : {4, 8, 64, 1024}) {
-    const LongestContext found = longest_context(two.on(devices), limit);
-    const double tokens = static_cast<double>(found.tokens);
-    EXPECT_NEAR(tokens / base, devices / 2.0, 0.01 * devices / 2.0) << devices;
-    EXPECT_LE(found.peak, limit);
-    EXPECT_EQ(found.limits, Entry::layer_inputs);
-    const MemoryModel ring = two.on(devices);
-    EXPECT_GT(ring.peak(ring.entries(found.tokens + 64 * devices)), limit);
+  for (const bool between_processes : {false, true}) {
+    run.between_processes = between_processes;
+    const MemoryModel two(run);
+    const std::int64_t limit = std::int64_t{200} << 30;
+    const double base = static_cast<double>(longest_context(two, limit).tokens);
+    EXPECT_GT(base, 1e5);
+    for (const int devices : {4, 8, 64, 1024}) {
+      const LongestContext found = longest_context(two.on(devices), limit);
+      const double tokens = static_cast<double>(found.tokens);
+      EXPECT_NEAR(tokens / base, devices / 2.0, 0.01 * devices / 2.0) << devices;
+      EXPECT_LE(found.peak, limit);
+      EXPECT_EQ(found.limits, Entry::layer_inputs);
+      const MemoryModel ring = two.on(devices);
+      EXPECT_GT(ring.peak(ring.entries(found.tokens + 64 * devices)), limit);
+    }
   }
 }
 

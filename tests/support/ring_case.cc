@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <mutex>
 
 #include "rondo/comm/device_group.h"
@@ -126,6 +127,7 @@ RingResult run_on_ring(const RingProblem& problem, const RingRun& run) {
                    problem.mask);
              ring.prepare(plan, problem.mask);
              const std::vector<TokenPlace> places = shard_places(plan, context.device);
+             std::vector<double> out_global(result.out.size());
              const std::int64_t T = ring.tokens(), capacity = ring.max_shard_tokens();
              const auto allocate = [&](std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
                return context.arena.allocate(Entry::attention, tokens * heads * dim * 4 + 4, "test");
@@ -150,6 +152,7 @@ RingResult run_on_ring(const RingProblem& problem, const RingRun& run) {
                  .dk_TGD = dk.tensor(DType::f32, T, s.kv_heads, s.qk_dim),
                  .dv_TGE = dv.tensor(DType::f32, T, s.kv_heads, s.v_dim),
                  .spare = {},
+                 .idle = {},
                  .label = "test"};
              if (run.strided) {  // keys and values side by side in one wide tensor
                const std::int64_t dim = s.qk_dim + s.v_dim + 3;
@@ -169,19 +172,31 @@ RingResult run_on_ring(const RingProblem& problem, const RingRun& run) {
                                             .lse_HT = lse.as<float>(),
                                             .params = backward.params,
                                             .lent = {},
+                                            .spare = {},
                                             .label = "test"};
-             if (run.lend_memory) {
+             if (run.lend_memory)
                forward.lent = {dk.tensor(s.dtype, capacity, s.kv_heads, s.qk_dim),
                                dv.tensor(s.dtype, capacity, s.kv_heads, s.v_dim)};
+             if (run.lend_memory || run.reuse_memory)
                backward.spare = {k.tensor(s.dtype, capacity, s.kv_heads, s.qk_dim),
                                  v.tensor(s.dtype, capacity, s.kv_heads, s.v_dim)};
+             if (run.reuse_memory) {
+               forward.spare = backward.spare;
+               backward.idle = {{out.as<std::byte>(), static_cast<std::size_t>(out.bytes())},
+                                {wide.as<std::byte>(), static_cast<std::size_t>(wide.bytes())}};
              }
              ring.forward(forward);
+             scatter(forward.out_THE, places, out_global);
+             if (run.reuse_memory) {
+               local_rows(k, s.dtype, full.k_SGD, s.kv_heads, s.qk_dim, places);
+               local_rows(v, s.dtype, full.v_SGE, s.kv_heads, s.v_dim, places);
+             }
              ring.backward(backward);
              const std::lock_guard lock(mutex);
              result.exchange_bytes[static_cast<std::size_t>(context.device)] =
                  context.ledger.peak(Entry::exchange);
-             scatter(forward.out_THE, places, result.out);
+             std::transform(result.out.begin(), result.out.end(), out_global.begin(), result.out.begin(),
+                            std::plus());
              scatter(backward.dq_THD, places, result.dq);
              scatter(backward.dk_TGD, places, result.dk);
              scatter(backward.dv_TGE, places, result.dv);

@@ -34,7 +34,9 @@ struct RingRun {
   std::vector<double> weights;  ///< shares of the devices; empty: equal
   Exchange exchange = Exchange::copy;
   int threads = 1;
-  bool lend_memory = false;                     ///< use `lent` and `spare`
+  bool lend_memory = false;  ///< use forward's `lent` and backward's `spare`
+  /// Use `spare` of both, so that keys and values are made again for backward, and its `idle`.
+  bool reuse_memory = false;
   bool strided = false;                         ///< keys and values are slices of a wider tensor
   std::vector<std::int64_t> earlier_tokens;     ///< the ring was prepared for these before
   std::shared_ptr<rondo::Processes> processes;  ///< over which the devices are divided; null: one

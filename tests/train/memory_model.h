@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "tests/support/spawn.h"
 #include "tests/train/training_support.h"
 
 namespace rondo::test {
@@ -18,7 +19,7 @@ struct MemoryCase {
   FeedForwardForm feed_forward = FeedForwardForm::blockwise;
   Layout layout = Layout::zigzag;
   std::int64_t block_tokens = 64, context = 0;
-  int devices = 1;
+  int devices = 1, processes = 1;  ///< as many devices in each
 };
 
 using Entries = std::array<std::int64_t, static_cast<std::size_t>(Entry::count)>;
@@ -56,13 +57,18 @@ inline Entries predicted(const MemoryCase& run, std::int64_t c, std::int64_t s) 
   const auto of = [&](Entry entry) -> std::int64_t& { return bytes[static_cast<std::size_t>(entry)]; };
   of(Entry::parameters) = of(Entry::gradients) = page(4 * N);
   of(Entry::optimizer) = 2 * page(4 * N);
+  if (run.processes > 1) {  // the devices' parts, whole groups of 16 elements, of a layer's gradients
+    const std::int64_t D = run.devices, layer = ParameterTable(m).buckets()[1].size();
+    const std::int64_t part = (std::max<std::int64_t>(layer, 65536) + 16 * D - 1) / (16 * D) * 16;
+    of(Entry::gradient_exchange) = page(4 * D * part);
+  }
   of(Entry::compute_weights) = rounds ? page(e * N) : 0;
   of(Entry::packed_weights) = c > 64 ? page(packed_bytes(run)) : 0;
-  of(Entry::layer_inputs) = (L + 1) * page(e * c * C);
+  of(Entry::layer_inputs) = (L + 1) * page(e * s * C);
 
-  const std::int64_t output = page(e * c * H * d) + (vanilla ? 0 : page(4 * c * H));  // and lse
+  const std::int64_t output = page(e * s * H * d) + (vanilla ? 0 : page(4 * c * H));  // and lse
   const std::int64_t scores = vanilla ? page(4 * H * c * c) : 0;
-  const std::int64_t projections = page(e * c * H * d) + 2 * page(e * s * G * d), mid = page(e * c * C);
+  const std::int64_t projections = page(e * c * H * d) + 2 * page(e * s * G * d), mid = page(e * s * C);
   const std::int64_t products = 2 * page(e * c * F);
   of(Entry::kept) = keeps_all                       ? L * (projections + output + scores + mid + products)
                     : run.remat == Remat::attention ? L * output
@@ -81,10 +87,15 @@ inline Entries predicted(const MemoryCase& run, std::int64_t c, std::int64_t s) 
   const std::int64_t b = std::clamp<std::int64_t>((16 << 20) / (4 * V), 1, run.block_tokens);
   of(Entry::loss_block) =
       page(e * b * C) + page(4 * b * V) + page(4 * b) + page(4 * b * C) + (rounds ? page(e * b * V) : 0);
-  const std::int64_t gradient_pair = 2 * 4 * s * G * d;
-  if (run.devices > 1)
-    of(Entry::exchange) = (run.exchange == Exchange::copy ? page(2 * e * s * G * d) : 0) +
-                          (2 - std::min<std::int64_t>(2, state / gradient_pair)) * page(gradient_pair);
+  if (run.devices > 1) {
+    const std::int64_t half = 4 * s * G * d;  // of a pair of gradients that travels: those of the keys
+    std::int64_t halves = 0;
+    for (const std::int64_t idle : {state, page(e * s * H * d), page(e * s * C), page(e * s * C)})
+      halves += idle / half;
+    of(Entry::exchange) =
+        (run.exchange == Exchange::copy ? page(2 * e * s * G * d) : 0) +
+        std::max<std::int64_t>(0, (run.processes > 1 ? 3 : 2) - halves / 2) * page(2 * half);
+  }
   of(Entry::data) = page(24 * c) + 3 * page(4 * c) + 2 * page(4 * c * d / 2);
   return bytes;
 }
@@ -139,7 +150,7 @@ inline Measured run_one_step(const MemoryCase& run, const Corpus& corpus, std::i
       .attention = run.attention,
       .feed_forward = run.feed_forward,
       .block_tokens = run.block_tokens};
-  run_ring(execution.ring, [&](Context& context, Communicator& communicator) {
+  const auto step = [&](Context& context, Communicator& communicator) {
     Trainer trainer(context, communicator, run.config, recipe, execution, corpus);
     trainer.initialise();
     trainer.step();
@@ -147,7 +158,8 @@ inline Measured run_one_step(const MemoryCase& run, const Corpus& corpus, std::i
     for (std::size_t entry = 0; entry < measured.peaks[me].size(); ++entry)
       measured.peaks[me][entry] = context.ledger.peak(static_cast<Entry>(entry));
     measured.peak_totals[me] = context.ledger.peak_total();
-  });
+  };
+  test::spawn_divided(run.devices, run.devices / run.processes, step, execution.ring);
   return measured;
 }
 

@@ -59,6 +59,31 @@ std::size_t check_page(const std::string& page) {
   return elements;
 }
 
+/// Weights while loading, activations in the first step, and something that comes and goes in each step.
+MemoryHistory example_history(int devices) {
+  constexpr std::int64_t ms = 1'000'000, MiB = std::int64_t{1} << 20;
+  MemoryHistory history;
+  for (int device = 0; device < devices; ++device) {
+    const auto change = [&](Entry entry, std::int64_t at_ms, std::int64_t mib) {
+      history.changes.push_back({device, entry, at_ms * ms + device, mib * MiB});
+    };
+    change(Entry::parameters, 2, 8);
+    change(Entry::gradients, 30, 8);
+    change(Entry::optimizer, 60, 16);
+    change(Entry::attention, 210, 5);
+    change(Entry::layer_inputs, 215, 12);
+    for (int n = 1; n <= 9; ++n) change(Entry::attention, 220 + 10 * n, 5 + 2 * n);
+    change(Entry::exchange, 330, 3);
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      change(Entry::library_scratch, 100 + 200 * step, 4);
+      change(Entry::library_scratch, 180 + 200 * step, 0);
+    }
+  }
+  for (std::int64_t step = 1; step <= 3; ++step)
+    history.steps.push_back({step, 200 * step * ms, 200 * (step + 1) * ms});
+  return history;
+}
+
 ReportData example() {
   ReportData data;
   data.title = "Novels, 4 devices";
@@ -90,6 +115,7 @@ ReportData example() {
         data.timeline.push_back({device, "wait", name, begin + 850'000, begin + 850'000 + hop * 40'000});
       }
   }
+  data.memory_history = example_history(4);
   data.table = {{"layout", "seconds per step", "tokens per second"},
                 {{"contiguous", "3.91", "16761"}, {"striped", "2.20", "29789"}, {"zigzag", "2.18", "30062"}}};
   data.sample =
@@ -105,11 +131,51 @@ TEST(Report, HasEveryPart) {
        {"Novels, 4 devices", "<dt>layout</dt><dd>striped</dd>", "bits per byte", "held out",
         "Memory per device", "device 3", "layer 5, hop 3", "<td>29789</td>", "Sample", "MiB", "ms"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
-  EXPECT_EQ(occurrences(page, "<svg "), 4u);
+  EXPECT_EQ(occurrences(page, "<svg "), 5u);
   EXPECT_NE(page.find("Device 3 computes longest, 11.1 % above the mean."), std::string::npos);
   EXPECT_NE(page.find("device 0, wait: 0.45 s, 25.0 %"), std::string::npos);
   EXPECT_NE(page.find("&quot;no one&quot; &lt;came&gt; &amp; went."), std::string::npos);
   if (const char* path = std::getenv("RONDO_TEST_REPORT")) std::ofstream(path) << page;  // to look at
+}
+
+TEST(Report, MemoryOverTimeIsDrawnByEntry) {
+  ReportData data;
+  data.memory_history = example_history(2);
+  data.memory_history.limit = std::int64_t{80} << 20;
+  const std::string page = html_report(data);
+  check_page(page);
+  EXPECT_EQ(occurrences(page, "<svg "), 1u);
+  for (const char* part :
+       {"Memory over time", "device 1: 74.00 MiB at most", "device 0, attention: at most 23.00 MiB",
+        "device 1, library scratch: at most 4.00 MiB", ">loading<", ">step 1<", ">step 3<", ">limit<",
+        "to the end of step 3."})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  EXPECT_EQ(page.find("nothing changes"), std::string::npos);  // scratch comes and goes
+  EXPECT_EQ(occurrences(page, "class=\"limit\""), 2u);
+
+  std::erase_if(data.memory_history.changes,
+                [](const MemoryChange& change) { return change.entry == Entry::library_scratch; });
+  data.memory_history.limit = std::int64_t{1} << 40;  // too far off to be drawn
+  const std::string still = html_report(data);
+  EXPECT_NE(still.find("After step 1 nothing changes."), std::string::npos);
+  EXPECT_EQ(still.find("class=\"limit\""), std::string::npos);
+}
+
+/// The bytes and times that the corners of a drawn area stand for.
+TEST(Report, AreasOfMemoryBeginAndEndWhereTheLedgerChanged) {
+  ReportData data;
+  constexpr std::int64_t MiB = 1 << 20;
+  data.memory_history.changes = {{0, Entry::parameters, 250, 4 * MiB},
+                                 {0, Entry::attention, 500, 6 * MiB},
+                                 {0, Entry::attention, 750, 0},
+                                 {0, Entry::data, 1000, 0}};
+  const std::string page = html_report(data);
+  check_page(page);
+  // The plot is 790 wide from 58 and 130 high from 36, its scale ends at 10 MiB.
+  EXPECT_NE(page.find("d=\"M58.0 166.0H255.5V114.0H848.0V166.0H58.0Z\""), std::string::npos);  // parameters
+  EXPECT_NE(page.find("d=\"M58.0 166.0H255.5V114.0H453.0V36.0H650.5V114.0H848.0V114.0H255.5V166.0H58.0Z\""),
+            std::string::npos);
+  EXPECT_EQ(page.find("device 0, data"), std::string::npos);
 }
 
 TEST(Report, OfNothingIsAPage) {
@@ -132,6 +198,7 @@ TEST(Report, SurvivesOddNumbers) {
   data.timeline = {
       {0, "compute", "instant", 7, 7}, {1, "wait", "ends before it begins", 9, 3}, {2, "unknown", "x", 0, 1}};
   data.times = {{0, 0, 0}, {0, -1, 0}, {1, 0, 0}};
+  data.memory_history.changes = {{0, Entry::count, 1, 5}, {1, Entry::data, -7, 5}, {1, Entry::data, 0, -5}};
   data.table = {{"a", "b"}, {{"1"}, {"1", "2", "3"}, {}}};
   const std::string page = html_report(data);
   check_page(page);
@@ -158,12 +225,16 @@ TEST(Report, StaysSmallHoweverMuchThereIs) {
     for (int entry = 0; entry < static_cast<int>(Entry::count); ++entry)
       data.memory.back().entries.emplace_back(static_cast<Entry>(entry), 1000 + entry);
   }
+  for (std::int64_t n = 0; n < 200'000; ++n)
+    data.memory_history.changes.push_back(
+        {static_cast<int>(n % 100), static_cast<Entry>(n % 15), n * 1000, (n * 7919) % 1'000'003});
   const std::string page = html_report(data);
   EXPECT_LT(check_page(page), 4000u);
   EXPECT_LT(page.size(), 1'000'000u);
   EXPECT_NE(page.find("are drawn as one"), std::string::npos);
   EXPECT_NE(page.find("The first 40 of 100 devices"), std::string::npos);
   EXPECT_NE(page.find("The first 40 of 300 devices"), std::string::npos);
+  EXPECT_NE(page.find("The first 6 of 100 devices"), std::string::npos);
 }
 
 TEST(Report, MergedEventsKeepTheTimeTheyCover) {
