@@ -149,7 +149,7 @@ TEST(KeptEvaluation, EndedAnywhereGoesOnToTheSameBits) {
   const auto seed = std::random_device{}() % 1'000'000;
   SCOPED_TRACE(fmt::format("seed {}", seed));
   std::mt19937 random(static_cast<unsigned>(seed));
-  for (const int every : {0, 20, 1'000'000}) {  // milliseconds
+  for (const int every : {0, 15, 30, 60, 1'000'000}) {  // milliseconds
     const test::TemporaryFolder folder;
     int calls = 0;
     {
