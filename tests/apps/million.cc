@@ -37,12 +37,12 @@ class Million : public testing::Test {
             "30000", "--segment-tokens", "1024",       "--format",   "json"};
   }
   int script(const std::string& options = "") const {
-    const std::string command =
-        std::string(RONDO_SOURCE_DIR) + "/scripts/million --rondo " + RONDO_COMMAND +
-        " --tokens 20480 --check-tokens 5000 --train-ctx 256 --steps 4 --layers 2 --width 32 --head-dim 16"
-        " --segment-tokens 512 --memory-limit 8M --threads 1 --save-every 2 " +
-        options + " " + path("train") + " " + path("text") + " " + path("out") + " >" + path("stdout") +
-        " 2>" + path("stderr");
+    const std::string command = std::string(RONDO_SOURCE_DIR) + "/scripts/million --rondo " + RONDO_COMMAND +
+                                " --tokens 20480 --check-tokens 5000 --train-ctx 256 --steps 4 --long-ctx "
+                                "512 --long-steps 2 --layers 2 --width 32 --head-dim 16"
+                                " --segment-tokens 512 --memory-limit 8M --threads 1 --save-every 2 " +
+                                options + " " + path("train") + " " + path("text") + " " + path("out") +
+                                " >" + path("stdout") + " 2>" + path("stderr");
     const int status = std::system(command.c_str());  // NOLINT: paths of our own
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
@@ -113,7 +113,7 @@ TEST_F(Million, TheScriptMeasuresChecksAndGoesOn) {
   const std::string result = read_text(folder_ / "out/result.md");
   EXPECT_EQ(read_text(folder_ / "stdout"), result);
   for (const char* words :
-       {"| one | 20480 | ", "| windows | 256 | ",
+       {"| one | 20480 | ", "| windows | 512 | ",
         "5000 tokens in one context, spilled and in memory: the same bits.", "| 1 ... 4095 | 4095 | ",
         "| 4096 ... 8191 | 4096 | ", "| 8192 ... 16383 | 8192 | ", "| 16384 ... 20479 | 4096 | ",
         " --memory-limit 8M "})
@@ -124,7 +124,7 @@ TEST_F(Million, TheScriptMeasuresChecksAndGoesOn) {
   EXPECT_FALSE(fs::exists(folder_ / "out/state"));
   // As if it had been stopped within the training, and the text's scores were not there.
   const std::string bits = read_text(folder_ / "out/one.json");
-  fs::remove_all(folder_ / "out/model/step-00000004");
+  fs::remove_all(folder_ / "out/long/step-00000002");
   fs::remove(folder_ / "out/one.json");
   ASSERT_EQ(script(), 0) << read_text(folder_ / "stderr");
   EXPECT_EQ(read_text(folder_ / "out/one.json"), bits);
