@@ -18,49 +18,62 @@ INSTANTIATE_TEST_SUITE_P(Memory, LongestContext,
                                               name_of(std::get<1>(test_case.param)));
                          });
 
-/// Steps on 1, 2 and 8 devices, of one process or of as many, under the limit that 2 need for 2,000 tokens.
-void expect_growth(DType dtype, Remat remat, bool apart) {
-  const test::Text files({12000});
-  const Corpus corpus = files.corpus();
-  MemoryCase run{.config = test::deep_config(64, 4, 1),
-                 .dtype = dtype,
-                 .remat = remat,
-                 .block_tokens = 64,
-                 .context = 2000,
-                 .devices = 2,
-                 .processes = apart ? 2 : 1};
-  const test::Measured two = test::run_one_step(run, corpus);
-  const std::int64_t limit = two.peak_totals[0];
-  const std::int64_t scratch = two.peaks[0][static_cast<std::size_t>(Entry::library_scratch)];
-
-  std::array<double, 3> tokens{};
-  for (std::size_t n = 0; n < 3; ++n) {
-    const int devices = std::array{1, 2, 8}[n];
-    run.devices = devices, run.processes = apart ? devices : 1;
-    run.context = test::longest_context(run, devices, limit - scratch);
-    tokens[n] = static_cast<double>(run.context);
-    EXPECT_NO_THROW(test::run_one_step(run, corpus, limit))
-        << devices << " devices, " << run.context << " tokens";
-    run.context += devices;  // one token more on each
-    EXPECT_THROW(test::run_one_step(run, corpus, limit), MemoryLimitError) << devices << " devices";
+/// Steps under the limit that 2 devices need for 2,000 tokens, of one process or of two.
+class Growth {
+ public:
+  Growth(DType dtype, Remat remat, bool apart) : apart_(apart) {
+    run_.dtype = dtype, run_.remat = remat;
+    set_devices(2);
+    const test::Measured two = test::run_one_step(run_, corpus_);
+    limit_ = two.peak_totals[0];
+    scratch_ = two.peaks[0][static_cast<std::size_t>(Entry::library_scratch)];
   }
-  EXPECT_NEAR(tokens[2] / tokens[1], 4, 0.04);
-  EXPECT_GE(tokens[2] / tokens[0], 7.4);
-  RecordProperty("limit_MiB", fmt::format("{:.1f}", static_cast<double>(limit) / (1 << 20)));
-  RecordProperty("longest", fmt::format("{} {} {}", tokens[0], tokens[1], tokens[2]));
-  fmt::print(
-      "{}, {}{}: limit {:.1f} MiB, longest context on 1, 2, 8 devices: {}, {}, {}; 8 over 2: {:.3f}, 8 over "
-      "1: "
-      "{:.3f}\n",
-      name_of(dtype), name_of(remat), apart ? ", processes" : "", static_cast<double>(limit) / (1 << 20),
-      tokens[0], tokens[1], tokens[2], tokens[2] / tokens[1], tokens[2] / tokens[0]);
-}
+
+  double limit_mib() const { return static_cast<double>(limit_) / (1 << 20); }
+  /// The longest context that the formulas allow, which runs, while a token more on each device does not.
+  double longest(int devices) {
+    set_devices(devices);
+    const std::int64_t tokens = test::longest_context(run_, devices, limit_ - scratch_);
+    run_.context = tokens;
+    EXPECT_NO_THROW(test::run_one_step(run_, corpus_, limit_)) << devices << " devices, " << tokens;
+    run_.context = tokens + devices;
+    EXPECT_THROW(test::run_one_step(run_, corpus_, limit_), MemoryLimitError) << devices << " devices";
+    return static_cast<double>(tokens);
+  }
+
+ private:
+  void set_devices(int devices) { run_.devices = devices, run_.processes = apart_ ? devices : 1; }
+
+  const test::Text files_{{12000}};
+  const Corpus corpus_ = files_.corpus();
+  bool apart_;
+  MemoryCase run_{.config = test::deep_config(64, 4, 1), .block_tokens = 64, .context = 2000};
+  std::int64_t limit_ = 0, scratch_ = 0;
+};
 
 TEST_P(LongestContext, GrowsWithTheRing) {
-  expect_growth(std::get<0>(GetParam()), std::get<1>(GetParam()), false);
+  const auto [dtype, remat] = GetParam();
+  Growth growth(dtype, remat, false);
+  const double one = growth.longest(1), two = growth.longest(2), eight = growth.longest(8);
+  EXPECT_NEAR(eight / two, 4, 0.04);
+  EXPECT_GE(eight / one, 7.4);
+  RecordProperty("limit_MiB", fmt::format("{:.1f}", growth.limit_mib()));
+  RecordProperty("longest", fmt::format("{} {} {}", one, two, eight));
+  fmt::print(
+      "{}, {}: limit {:.1f} MiB, longest context on 1, 2, 8 devices: {}, {}, {}; 8 over 2: {:.3f}, 8 over 1: "
+      "{:.3f}\n",
+      name_of(dtype), name_of(remat), growth.limit_mib(), one, two, eight, eight / two, eight / one);
 }
 
-TEST(LongestContextOfProcesses, GrowsWithTheRing) { expect_growth(DType::f32, Remat::layer, true); }
+TEST(LongestContextOfProcesses, GrowsWithTheRing) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Growth growth(dtype, Remat::layer, true);
+    const double two = growth.longest(2), eight = growth.longest(8);
+    EXPECT_NEAR(eight / two, 4, 0.04);
+    fmt::print("{}: limit {:.1f} MiB, longest context in 2, 8 processes: {}, {}; 8 over 2: {:.3f}\n",
+               name_of(dtype), growth.limit_mib(), two, eight, eight / two);
+  }
+}
 
 }  // namespace
 }  // namespace rondo
