@@ -91,6 +91,22 @@ std::vector<std::string> ways_to_fit(const MemoryModel& memory, std::int64_t con
 
 }  // namespace
 
+namespace {
+
+/// What a thread packs of a weight's gradient at most: up to 768 and 1,536 lines of 512 words, in tiles that
+/// are dealt out to the threads (kernels/cpu/outer_product.cc).
+std::int64_t weight_gradient_scratch(std::int64_t outputs, std::int64_t inputs, std::int64_t threads) {
+  const auto share = [&](std::int64_t lines, std::int64_t tile) {
+    const std::int64_t tiles = (lines + tile - 1) / tile;
+    return (tiles + threads - 1) / threads * std::min(tile, (lines + 15) / 16 * 16);
+  };
+  return 4 * 512 *
+         (share(std::min<std::int64_t>(outputs, 768), 192) +
+          share(std::min<std::int64_t>(inputs, 1536), 256));
+}
+
+}  // namespace
+
 std::int64_t without_scratch(const RunShape& run, std::int64_t limit) {
   // Attention backward takes most: 2,048 packed queries with their gradients, 256 keys, scores
   // (docs/kernels.md).
@@ -101,8 +117,12 @@ std::int64_t without_scratch(const RunShape& run, std::int64_t limit) {
   // Vanilla attention has none of it, but sums over queries that pack 768 of its rows and a head, 512 tokens
   // of each (kernels/cpu/outer_product.cc).
   constexpr std::int64_t kVanilla = 4 * (768 + 256) * 512;
-  const std::int64_t most = run.attention == AttentionForm::vanilla ? kVanilla : backward;
-  const std::int64_t scratch = run.purpose == Purpose::train ? std::max(kLeast, most) : kLeast;
+  std::int64_t most = std::max(kLeast, run.attention == AttentionForm::vanilla ? kVanilla : backward);
+  const std::int64_t C = run.config.width, Q = run.config.q_heads * run.config.head_dim;
+  for (const std::int64_t other : {run.config.ffn, run.config.vocabulary, Q})
+    for (const auto& [outputs, inputs] : {std::pair{other, C}, std::pair{C, other}})
+      most = std::max(most, weight_gradient_scratch(outputs, inputs, run.threads));
+  const std::int64_t scratch = run.purpose == Purpose::train ? most : kLeast;
   return std::max<std::int64_t>(0, limit - run.threads * scratch);
 }
 
