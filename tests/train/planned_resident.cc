@@ -7,7 +7,7 @@
 namespace rondo {
 namespace {
 
-constexpr std::int64_t kAllDevices = std::int64_t{384} << 20;
+constexpr std::int64_t kAllDevices = std::int64_t{256} << 20;
 
 /// A run whose devices are planned to hold about kAllDevices together. A window keeps attention cheap.
 RunShape random_shape(std::uint64_t seed) {
