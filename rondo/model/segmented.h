@@ -27,6 +27,8 @@ class Transformer::Segmented {
   double forward_backward(const Step& step);
   void losses(const WeightReader& weights, std::span<const std::int32_t> ids,
               std::span<const std::int32_t> labels, std::span<float> losses);
+  ConstTensor hidden(const WeightReader& weights, std::span<const std::int32_t> ids,
+                     const KeyValueSink& sink);
 
  private:
   using Store = std::unique_ptr<SegmentStore>;
@@ -52,13 +54,16 @@ class Transformer::Segmented {
   kernels::Rotary rotary(std::int64_t segment, std::int64_t ahead);
 
   void embed(const WeightReader& weights, std::span<const std::int32_t> ids);
-  void layers_forward(const WeightReader& weights, const Step* training);
-  /// The layer's projections of a segment: queries into memory, keys and values into their store.
-  void project(const LayerPass& pass, const ConstTensor& x_TC, const Tensor& q_THD, std::int64_t segment);
+  void layers_forward(const WeightReader& weights, const Step* training, const KeyValueSink& sink = {});
+  /// The layer's projections of a segment: queries into memory, keys and values, which it returns, into their
+  /// store.
+  KeyValues project(const LayerPass& pass, const ConstTensor& x_TC, const Tensor& q_THD,
+                    std::int64_t segment);
   std::int64_t after(std::int64_t segment) const { return segment + 1 < segments() ? segment + 1 : -1; }
   void attend(std::int64_t layer, std::int64_t segment, const Step* training, const Tensor& out_THD,
               float* lse_HT);
-  void forward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment, const Step* training);
+  void forward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment, const Step* training,
+                       const KeyValueSink& sink);
   double head_forward_backward(const Step& step);
   void layer_backward(std::int64_t layer, const LayerPass& pass, const Step& step);
   void backward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment, const Step& step);
