@@ -4,6 +4,7 @@
 
 #include "apps/bench_options.h"
 #include "rondo/core/error.h"
+#include "rondo/plan/fit.h"
 #include "rondo/text/byte_tokenizer.h"
 
 namespace rondo::apps {
@@ -15,7 +16,7 @@ struct Arguments {
   HeadLists heads;
   FormLists forms;
   std::string ctx = "8192", layers = "8", width = "512", ffn = "0", mask = "causal", remat = "none",
-              devices = "1", layout = "zigzag", exchange = "copy";
+              devices = "1", layout = "zigzag", exchange = "copy", memory_limit = "0";
   std::int64_t block_tokens = 512;
   bool tied = false;
 
@@ -33,6 +34,7 @@ struct Arguments {
     add(app, "--block-tokens", block_tokens, "Tokens of a feed-forward and loss block")
         ->check(between<std::int64_t>(1, kMostTokens));
     add_list(app, "--devices", devices, "Devices of the ring");
+    add(app, "--memory-limit", memory_limit, "Most bytes a device may hold, such as 512M or 2G; 0: no limit");
     add_list(app, "--layout", layout, "Which token lives on which device: contiguous, striped or zigzag");
     add_list(app, "--exchange", exchange, "How devices hand over keys and values: copy or share");
     common.add_to(app);
@@ -98,6 +100,19 @@ std::vector<ExecutionOptions> executions(const Arguments& a) {
   return all;
 }
 
+RunShape shape_of(const bench::StepCase& what) {
+  const ExecutionOptions& execution = what.execution;
+  return {.config = what.model,
+          .dtype = what.dtype,
+          .remat = execution.remat,
+          .exchange = execution.exchange,
+          .layout = execution.layout,
+          .block_tokens = execution.block_tokens,
+          .devices = execution.ring.devices,
+          .threads = execution.ring.threads,
+          .isa = execution.ring.isa};
+}
+
 int run(const Arguments& a) {
   std::vector<bench::StepCase> planned;
   const auto contexts = bench::parse_integers("--ctx", a.ctx, 1, kMostContext);
@@ -108,6 +123,11 @@ int run(const Arguments& a) {
       for (const ModelConfig& model : all_models)
         for (const std::int64_t ctx : contexts) planned.push_back({model, ctx, dtype, execution});
   RowPrinter printer = a.common.printer();
+  const std::int64_t limit = parse_bytes("--memory-limit", a.memory_limit);
+  for (bench::StepCase& what : planned) {
+    what.execution.ring.memory_limit = limit;
+    check_fits("bench", MemoryModel(shape_of(what)), what.ctx, limit);
+  }
   for (const bench::StepCase& what : planned) printer.print(bench::bench_step(what, a.common.measure()));
   return 0;
 }

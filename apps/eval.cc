@@ -55,13 +55,15 @@ struct Arguments {
   }
 };
 
-/// The window's length: as asked, else what the model was trained on, as far as the text reaches.
+/// The window's length: as asked, else what the model was trained on, as far as the text reaches. Of auto it
+/// is all of the text.
 std::int64_t context_of(const Arguments& arguments, const ModelSource& model, std::int64_t tokens) {
   const std::int64_t most = tokens - 1;
   check_argument(most >= 1, kOperation, "expected a text of at least 2 tokens, got {}", tokens);
   check_argument(arguments.context <= most, kOperation,
                  "expected --ctx-size up to the text's {} tokens, got {}", most, arguments.context);
   if (arguments.context > 0) return arguments.context;
+  if (arguments.context == kAutoContext) return most;
   std::error_code error;
   const std::int64_t trained = fs::exists(model.folder / "training_state", error)
                                    ? read_training_state(model.folder).recipe.context
@@ -106,9 +108,10 @@ struct Evaluated {
   KeptWork* work = nullptr;
 };
 
-/// Tokens of segments; refuses what does not fit the memory limit.
+/// Chooses tokens of segments, which it returns, and of a context that was left to the memory limit; refuses
+/// what does not fit that.
 std::int64_t fit_memory(const Arguments& arguments, const ModelConfig& config, const RingOptions& ring,
-                        std::int64_t context) {
+                        std::int64_t& context) {
   RunShape shape{.config = config,
                  .purpose = Purpose::evaluate,
                  .dtype = arguments.run.dtype(),
@@ -126,7 +129,18 @@ std::int64_t fit_memory(const Arguments& arguments, const ModelConfig& config, c
                  .spills = arguments.spills(),
                  .keeps_work = !arguments.state.empty(),
                  .isa = ring.isa};
-  if (shape.spills && ring.memory_limit > 0 && !arguments.segments.given())
+  const bool chooses_segments = shape.spills && ring.memory_limit > 0 && !arguments.segments.given();
+  if (arguments.context == kAutoContext) {
+    check_argument(ring.memory_limit > 0, kOperation,
+                   "expected a --memory-limit for --ctx-size auto, got none");
+    RunShape least = shape;
+    if (chooses_segments) least.segment_tokens = kLeastSegmentStep;
+    const std::int64_t longest =
+        longest_context(MemoryModel(least), without_scratch(shape, ring.memory_limit)).tokens;
+    context = std::clamp<std::int64_t>(longest, 1, context);
+    if (ring.leads()) std::fprintf(stderr, "--ctx-size auto: %lld tokens\n", static_cast<long long>(context));
+  }
+  if (chooses_segments)
     if (const std::int64_t segment =
             largest_segment(MemoryModel(shape), context, without_scratch(shape, ring.memory_limit)))
       shape.segment_tokens = segment;
@@ -261,13 +275,13 @@ int evaluate_text(const CLI::App& command, const Arguments& arguments) {
   check_argument(ring.devices_in_all() % options.replicas == 0, kOperation,
                  "expected --data-parallel that divides the {} devices in all, got {}", ring.devices_in_all(),
                  options.replicas);
+  const std::int64_t segment_tokens = fit_memory(arguments, source.model.config(), ring, options.context);
   if (options.stride == 0) options.stride = options.context;
   check_argument(options.stride <= options.context, kOperation,
                  "expected --stride up to the context of {} tokens, got {}", options.context, options.stride);
   check_argument(options.skipped < tokens.tokens - 1, kOperation,
                  "expected --skip below the text's {} tokens, got {}", tokens.tokens - 1, options.skipped);
-  Evaluated what{arguments, source.model, tokens, options,
-                 fit_memory(arguments, source.model.config(), ring, options.context)};
+  Evaluated what{arguments, source.model, tokens, options, segment_tokens};
   if (ring.processes) {
     std::vector<Fact> facts = option_facts(command, ring);
     facts.insert(facts.end(), {folder_fact("model", source.folder), text.fact()});
@@ -311,8 +325,9 @@ Run add_eval_command(CLI::App& app) {
       ->required();
   command
       ->add_option("--ctx-size", arguments->context,
-                   "Tokens of a window [what the model was trained on, at most the text]")
-      ->check(between<std::int64_t>(1, kMostTokens));
+                   "Tokens of a window; auto: the most that --memory-limit has room for, at most the text "
+                   "[what the model was trained on, at most the text]")
+      ->transform(tokens_or_auto());
   command->add_option("--stride", arguments->stride, "Tokens by which windows advance [the window]")
       ->check(between<std::int64_t>(1, kMostTokens));
   add(*command, "--max-windows", arguments->max_windows, "Windows to score at most; 0: all of the text")

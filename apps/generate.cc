@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -30,6 +31,7 @@ struct Arguments {
   SamplingOptions sampling;
   bool echo = false;
   RingArguments ring;
+  SegmentArguments segments;
   ModelRunArguments run;
 };
 
@@ -62,10 +64,14 @@ int generate(const CLI::App& command, const Arguments& arguments) {
       .layout = arguments.ring.layout(),
       .model = {.dtype = arguments.run.dtype(),
                 .exchange = arguments.ring.exchange(),
-                .block_tokens = arguments.run.block_tokens()},
+                .block_tokens = arguments.run.block_tokens(),
+                .segment_tokens = arguments.segments.tokens(),
+                .spill = arguments.segments.spill()},
       .sampling = arguments.sampling,
       .max_tokens = arguments.max_tokens,
-      .capacity = arguments.context,
+      .capacity = std::max<std::int64_t>(0, arguments.context),
+      .fit_answer = arguments.context == kAutoContext,
+      .fit_segments = !arguments.segments.spill().empty() && !arguments.segments.given(),
   };
   const bool leads = options.ring.leads();
   options.stop = &stop_on_signals(leads ? "\nstopping after this token\n" : "");
@@ -124,12 +130,14 @@ Run add_generate_command(CLI::App& app) {
       ->check(between<std::int64_t>(0, kMostTokens));
   command
       ->add_option("--ctx-size", arguments->context,
-                   "Tokens of prompt and answer that memory is reserved for [exactly what they need]")
-      ->check(between<std::int64_t>(1, kMostTokens));
+                   "Tokens of prompt and answer that memory is reserved for; auto: an answer as long as "
+                   "--memory-limit has room for, -n tokens at most [exactly what they need]")
+      ->transform(tokens_or_auto());
   add_switch(*command, "--echo", arguments->echo, "Write the prompt in front of the answer");
   add_sampling(*command, arguments->sampling);
   arguments->run.add_to(*command);
   arguments->ring.add_to(*command);
+  arguments->segments.add_to(*command);
   command->add_option("--config-file", arguments->config_file, "TOML file with options by name [none]");
   return [arguments, command] {
     if (!arguments->config_file.empty()) apply_config_file(*command, arguments->config_file);

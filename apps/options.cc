@@ -38,6 +38,18 @@ CLI::Validator one_of(std::vector<std::string> words) {
   return CLI::Validator(check, choice);
 }
 
+CLI::Validator tokens_or_auto() {
+  const auto read = [](std::string& text) -> std::string {
+    std::int64_t tokens = 0;
+    if (text == "auto")
+      text = fmt::format("{}", kAutoContext);
+    else if (!CLI::detail::lexical_cast(text, tokens) || tokens < 1 || tokens > kMostTokens)
+      return fmt::format("expected a number from 1 to {} or auto, got '{}'", kMostTokens, text);
+    return {};
+  };
+  return CLI::Validator(read, "");
+}
+
 CLI::Option* add_switch(CLI::App& app, const std::string& name, bool& value, const std::string& help) {
   return app.add_flag(name, value, help + " [off]");
 }

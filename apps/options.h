@@ -47,6 +47,11 @@ CLI::Validator without_sign();
 /// One of a few words.
 CLI::Validator one_of(std::vector<std::string> words);
 
+/// A --ctx-size that was left to --memory-limit.
+inline constexpr std::int64_t kAutoContext = -1;
+/// Reads at least 1 token, or auto as kAutoContext.
+CLI::Validator tokens_or_auto();
+
 /// Adds an option whose help ends with its default.
 template <class T>
 CLI::Option* add(CLI::App& app, const std::string& name, T& value, const std::string& help) {

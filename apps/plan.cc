@@ -15,10 +15,13 @@
 #include "rondo/core/error.h"
 #include "rondo/io/atomic_file.h"
 #include "rondo/io/file_error.h"
+#include "rondo/io/spill.h"
 #include "rondo/kernels/peak.h"
+#include "rondo/plan/disk_probe.h"
 #include "rondo/plan/fit.h"
 #include "rondo/plan/kernel_rates.h"
 #include "rondo/plan/models.h"
+#include "rondo/plan/spill_time.h"
 
 namespace rondo::apps {
 
@@ -27,16 +30,17 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMostDevices = 100'000;
+constexpr std::int64_t kSpilledSegment = 8192;
 
 struct PlanArguments {
   std::string model, purpose = "train", hardware = "here", hardware_file, dtype = "f32", remat = "attention",
                      shard = "none", layout = "zigzag", exchange = "copy", memory_limit = "0",
-                     format = "table", chart;
+                     format = "table", chart, spill;
   int devices = 1, replicas = 1, threads = 1;
-  std::int64_t context = 0, block_tokens = 512;
-  double seconds = 2, network_rate = 0, network_latency = 0;
+  std::int64_t context = 0, block_tokens = 512, segment_tokens = 0;
+  double seconds = 2, network_rate = 0, network_latency = 0, disk_rate = 0;
   FormArguments forms;
-  bool one_process = false, list = false, paper = false;
+  bool one_process = false, spills = false, list = false, paper = false;
   std::shared_ptr<Processes> processes = nullptr;  ///< launched with this one, where this machine is measured
 };
 
@@ -57,6 +61,61 @@ std::vector<Hardware> known_hardware(const PlanArguments& a) {
   if (!a.hardware_file.empty()) all = read_hardware(a.hardware_file);
   for (Hardware& one : built_in_hardware()) all.push_back(std::move(one));
   return all;
+}
+
+std::int64_t segment_tokens_of(const PlanArguments& a) {
+  return a.segment_tokens == 0 && a.spills ? kSpilledSegment : a.segment_tokens;
+}
+
+RunShape run_shape(const PlanArguments& a) {
+  RunShape run{.config = model_config(a.model),
+               .purpose = parse_purpose(a.purpose),
+               .dtype = a.dtype == "f32" ? DType::f32 : DType::bf16,
+               .remat = parse_remat(a.remat),
+               .exchange = parse_exchange(a.exchange),
+               .attention = a.forms.attention(),
+               .feed_forward = a.forms.feed_forward(),
+               .layout = parse_layout(a.layout),
+               .shard = parse_shard(a.shard),
+               .block_tokens = a.block_tokens,
+               .devices = a.devices / std::max(1, a.replicas),
+               .replicas = a.replicas,
+               .between_processes = !a.one_process && a.devices > 1,
+               .segment_tokens = segment_tokens_of(a),
+               .spills = a.spills};
+  check_argument(a.devices % a.replicas == 0, "plan",
+                 "expected --data-parallel to divide the {} devices, got {}", a.devices, a.replicas);
+  check_argument(run.purpose == Purpose::train || (run.shard == Shard::none && run.replicas == 1), "plan",
+                 "expected --shard and --data-parallel with --for train, got --for {}", name_of(run.purpose));
+  const bool usual =
+      run.attention == AttentionForm::blockwise && run.feed_forward == FeedForwardForm::blockwise;
+  check_argument(run.purpose != Purpose::generate || usual, "plan",
+                 "expected --attention and --feedforward blockwise with --for generate, got {} and {}",
+                 name_of(run.attention), name_of(run.feed_forward));
+  check_argument(run.segment_tokens == 0 || usual, "plan",
+                 "expected --attention and --feedforward blockwise for segments and --spill, got {} and {}",
+                 name_of(run.attention), name_of(run.feed_forward));
+  check_argument(run.exchange == Exchange::copy || a.one_process, "plan",
+                 "expected --one-process with --exchange share, got devices of several processes");
+  check_argument(run.segment_tokens == 0 || a.devices == 1, "plan",
+                 "expected one device for segments and --spill, got {}", a.devices);
+  check_argument(run.segment_tokens % kLeastSegmentStep == 0, "plan",
+                 "expected --segment-tokens that are a multiple of {}, got {}", kLeastSegmentStep,
+                 run.segment_tokens);
+  // The tier that other hardware's kernels would have is one that multiplies bfloat16 itself.
+  if (a.hardware != "here") run.isa = Isa::avx512_bf16;
+  return run;
+}
+
+/// The disk of --spill's folder, by blocks of keys and values of a segment.
+Disk measure_disk_here(const PlanArguments& a, const RunShape& run) {
+  std::error_code error;
+  check_argument(fs::is_directory(a.spill, error), "plan",
+                 "expected --spill with a folder to measure, or a --disk-rate, got '{}'", a.spill);
+  constexpr std::int64_t kLeast = 1 << 20, kMost = 64 << 20;
+  const std::int64_t block = 2 * run.segment_tokens * run.config.kv_heads * run.config.head_dim *
+                             size_of(run.dtype) / kSpillAlignment * kSpillAlignment;
+  return measure_disk(a.spill, std::clamp(block, kLeast, kMost), a.seconds);
 }
 
 /// Devices of this machine, as many as share it, measured together. Null where another process speaks.
@@ -110,37 +169,12 @@ std::optional<Hardware> chosen_hardware(const PlanArguments& a) {
     hardware->network.latency = a.network_latency * 1e-6;
     if (hardware->node_devices == 1) hardware->node = hardware->network;
   }
+  if (a.disk_rate > 0)
+    hardware->disk = {.read_bytes_per_second = a.disk_rate * 1e9,
+                      .write_bytes_per_second = a.disk_rate * 1e9};
+  else if (a.hardware == "here" && a.spills)
+    hardware->disk = measure_disk_here(a, run_shape(a));
   return hardware;
-}
-
-RunShape run_shape(const PlanArguments& a) {
-  RunShape run{.config = model_config(a.model),
-               .purpose = parse_purpose(a.purpose),
-               .dtype = a.dtype == "f32" ? DType::f32 : DType::bf16,
-               .remat = parse_remat(a.remat),
-               .exchange = parse_exchange(a.exchange),
-               .attention = a.forms.attention(),
-               .feed_forward = a.forms.feed_forward(),
-               .layout = parse_layout(a.layout),
-               .shard = parse_shard(a.shard),
-               .block_tokens = a.block_tokens,
-               .devices = a.devices / std::max(1, a.replicas),
-               .replicas = a.replicas,
-               .between_processes = !a.one_process && a.devices > 1};
-  check_argument(a.devices % a.replicas == 0, "plan",
-                 "expected --data-parallel to divide the {} devices, got {}", a.devices, a.replicas);
-  check_argument(run.purpose == Purpose::train || (run.shard == Shard::none && run.replicas == 1), "plan",
-                 "expected --shard and --data-parallel with --for train, got --for {}", name_of(run.purpose));
-  check_argument(
-      run.purpose != Purpose::generate ||
-          (run.attention == AttentionForm::blockwise && run.feed_forward == FeedForwardForm::blockwise),
-      "plan", "expected --attention and --feedforward blockwise with --for generate, got {} and {}",
-      name_of(run.attention), name_of(run.feed_forward));
-  check_argument(run.exchange == Exchange::copy || a.one_process, "plan",
-                 "expected --one-process with --exchange share, got devices of several processes");
-  // The tier that other hardware's kernels would have is one that multiplies bfloat16 itself.
-  if (a.hardware != "here") run.isa = Isa::avx512_bf16;
-  return run;
 }
 
 /// A point of rings of so many devices.
@@ -153,12 +187,24 @@ PlanPoint point_at(const MemoryModel& memory, const Hardware& hardware, int devi
   return point;
 }
 
+/// Segments that were left to the memory, as train has them: the most tokens it has room for.
+void choose_segments(const PlanArguments& a, std::int64_t limit, RunShape& run) {
+  if (!run.spills || a.segment_tokens > 0) return;
+  RunShape least = run;
+  least.segment_tokens = kLeastSegmentStep;
+  const std::int64_t context =
+      a.context > 0 ? a.context
+                    : std::max<std::int64_t>(1, longest_context(MemoryModel(least), limit).tokens);
+  if (const std::int64_t fits = largest_segment(MemoryModel(run), context, limit)) run.segment_tokens = fits;
+}
+
 PlanFindings find(const PlanArguments& a, Hardware hardware) {
   PlanFindings f{.model = a.model, .run = run_shape(a), .hardware = std::move(hardware)};
-  const MemoryModel memory(f.run);
-  f.parameters = memory.parameters();
   const std::int64_t limit = parse_bytes("--memory-limit", a.memory_limit);
   f.limit = limit > 0 ? limit : f.hardware.memory;
+  choose_segments(a, f.limit, f.run);
+  const MemoryModel memory(f.run);
+  f.parameters = memory.parameters();
   f.longest = longest_context(memory, f.limit);
   f.asked = a.context > 0;
   f.context = f.asked ? a.context : f.longest.tokens;
@@ -172,7 +218,9 @@ PlanFindings find(const PlanArguments& a, Hardware hardware) {
   if (!f.fits())
     f.fewest_devices = fewest_devices(memory, std::max<std::int64_t>(f.context, 1), f.limit, kMostDevices);
   // A machine's threads are no cluster: what is measured within one process says nothing about more devices.
-  const int most = a.one_process || !f.run.may_be_a_ring() ? f.run.devices : kMostDevices / f.run.replicas;
+  f.disk_bytes = spilled_bytes(f.run, f.context);
+  const bool alone = f.run.segment_tokens > 0 || a.one_process || !f.run.may_be_a_ring();
+  const int most = alone ? f.run.devices : kMostDevices / f.run.replicas;
   if (f.hardware.slowest_link(kMostDevices).bytes_per_second > 0 || most == 1)
     for (int devices = 1;; devices = std::min(2 * devices, most)) {
       f.points.push_back(point_at(memory, f.hardware, devices, f.limit));
@@ -236,6 +284,16 @@ void add_run_options(CLI::App& command, PlanArguments& a) {
       ->check(one_of({"contiguous", "striped", "zigzag"}));
   add(command, "--exchange", a.exchange, "How devices hand over keys and values: copied, or as views")
       ->check(one_of({"copy", "share"}));
+  add(command, "--segment-tokens", a.segment_tokens,
+      "Tokens that the device works on at a time, a multiple of 512; 0: all, with --spill the most, up to "
+      "8192, "
+      "that fit")
+      ->check(between<std::int64_t>(0, kMostTokens));
+  command
+      .add_option("--spill", a.spill,
+                  "Segments that are not worked on are on the disk; of this folder, which is measured, with "
+                  "--hardware here [none]")
+      ->expected(0, 1);
   add(command, "--memory-limit", a.memory_limit,
       "Most bytes a device may hold, such as 512M or 2G; 0: the hardware's memory");
 }
@@ -263,6 +321,10 @@ Run add_plan_command(CLI::App& app) {
       "Latency of that link in microseconds, with --network-rate")
       ->check(at_least(0.0))
       ->group(kGroup);
+  add(*command, "--disk-rate", a->disk_rate,
+      "Rate at which --spill reads and writes in 1e9 bytes a second; 0: the hardware's")
+      ->check(at_least(0.0))
+      ->group(kGroup);
   add(*command, "--threads", a->threads, "Threads per device, with --hardware here")
       ->check(between(1, 1024))
       ->group(kGroup);
@@ -276,7 +338,10 @@ Run add_plan_command(CLI::App& app) {
   add_switch(*command, "--list", a->list, "Name the models and the hardware that are known, and end");
   add_switch(*command, "--paper", a->paper,
              "Tables 2 and 3 of the Ring Attention paper beside this model, and end");
-  return [a] { return plan(*a); };
+  return [a, command] {
+    a->spills = given(*command, "--spill");
+    return plan(*a);
+  };
 }
 
 }  // namespace rondo::apps

@@ -40,6 +40,11 @@ std::int64_t shard_of(const PlanFindings& found) {
   return (found.context + found.run.devices - 1) / found.run.devices;
 }
 
+/// Tokens that attention takes at a time: a device's own, or a segment's.
+std::int64_t worked_on(const PlanFindings& f) {
+  return f.run.spills ? std::min(f.run.segment_tokens, f.context) : shard_of(f);
+}
+
 std::string heading(const PlanFindings& f) {
   const RunShape& run = f.run;
   std::string text = fmt::format("{}: {}\n", f.model, describe(run.config, f.parameters));
@@ -73,6 +78,9 @@ std::string memory_text(const PlanFindings& f) {
              f.fits() ? fmt::format("of {}", bytes_text(f.limit))
                       : fmt::format("MORE than {}", bytes_text(f.limit))});
   text += table.text();
+  if (f.run.spills)
+    text += fmt::format("On the disk, with segments of {} tokens: {}\n", grouped(f.run.segment_tokens),
+                        format_bytes(f.disk_bytes));
   if (f.longest.tokens == 0)
     return text + fmt::format(
                       "No context fits: {} alone take {}; more devices with --shard parameters, or a larger "
@@ -106,22 +114,28 @@ std::string time_text(const PlanFindings& f) {
   add("norms, activations, packing", t.elementwise);
   add("optimizer", t.update);
   add("moving bytes by itself", t.moving);
-  add("waiting for what travels", t.exposed);
+  add(f.run.spills ? "waiting for the disk" : "waiting for what travels", t.exposed);
   text += table.text();
   text += fmt::format("{} tokens/s, {}FLOP/s of a device, MFU {}\n",
                       format_rate(static_cast<double>(f.context * f.run.replicas) / t.seconds),
                       format_rate(t.useful_flops / t.seconds / f.run.devices_in_all()), percent(t.mfu));
   if (t.per_token > 0) text += fmt::format("Each further token: {}\n", seconds_text(t.per_token));
-  if (f.run.devices > 1) {
+  if (f.run.spills)
+    text += fmt::format("The step reads {} and writes {}\n", format_bytes(t.disk_read),
+                        format_bytes(t.disk_written));
+  if (f.run.devices > 1 || f.run.spills) {
     const double needed = f.run.purpose == Purpose::train
                               ? std::max(t.tokens_to_hide_forward, t.tokens_to_hide_backward)
                               : t.tokens_to_hide_forward;
-    text += fmt::format("Tokens of a device that hide the exchange: forward {}",
+    text += fmt::format("Tokens of a {}: forward {}",
+                        f.run.spills ? "segment that hide the disk" : "device that hide the exchange",
                         grouped(std::llround(std::ceil(t.tokens_to_hide_forward))));
     if (f.run.purpose == Purpose::train)
       text += fmt::format(", backward {}", grouped(std::llround(std::ceil(t.tokens_to_hide_backward))));
-    text += fmt::format("; yours {}: {}\n", grouped(shard_of(f)),
-                        static_cast<double>(shard_of(f)) >= needed ? "enough" : "too few");
+    text += fmt::format("; yours {}: {}\n", grouped(worked_on(f)),
+                        static_cast<double>(worked_on(f)) >= needed ? "enough" : "too few");
+  }
+  if (f.run.devices > 1) {
     text += fmt::format("Each device sends {} in a step\n", format_bytes(t.sent_per_device));
   }
   return text + fmt::format("What limits: {}\n", f.fits() ? name_of(t.bound) : "memory");
@@ -166,10 +180,11 @@ Json time_json(const PlanFindings& f) {
             {"mfu", t.mfu},
             {"sent_bytes_per_device", t.sent_per_device}};
   if (t.per_token > 0) json["seconds_per_token"] = t.per_token;
-  if (f.run.devices > 1)
+  if (f.run.devices > 1 || f.run.spills)
     json["tokens_to_hide"] = {{"forward", t.tokens_to_hide_forward},
                               {"backward", t.tokens_to_hide_backward},
-                              {"yours", shard_of(f)}};
+                              {"yours", worked_on(f)}};
+  if (f.run.spills) json["disk"] = {{"read_bytes", t.disk_read}, {"written_bytes", t.disk_written}};
   return json;
 }
 
@@ -181,36 +196,43 @@ std::string plan_text(const PlanFindings& f) {
 
 std::string plan_json(const PlanFindings& f) {
   const RunShape& run = f.run;
-  Json json{
-      {"model", {{"name", f.model}, {"parameters", f.parameters}}},
-      {"hardware",
-       {{"name", f.hardware.name},
-        {"title", f.hardware.title},
-        {"memory", f.hardware.memory},
-        {"memory_bytes_per_second", f.hardware.memory_bytes_per_second},
-        {"f32_flops", f.hardware.f32_flops},
-        {"bf16_flops", f.hardware.bf16_flops},
-        {"attention_efficiency", f.hardware.attention_efficiency},
-        {"linear_efficiency", f.hardware.linear_efficiency},
-        {"node_devices", f.hardware.node_devices},
-        {"node", json_of(f.hardware.node)},
-        {"network", json_of(f.hardware.network)}}},
-      {"run",
-       {{"purpose", name_of(run.purpose)},
-        {"devices", run.devices_in_all()},
-        {"data_parallel", run.replicas},
-        {"dtype", run.dtype == DType::f32 ? "f32" : "bf16"},
-        {"remat", name_of(run.remat)},
-        {"shard", name_of(run.shard)},
-        {"layout", name_of(run.layout)},
-        {"exchange", name_of(run.exchange)},
-        {"attention", name_of(run.attention)},
-        {"feedforward", name_of(run.feed_forward)},
-        {"block_tokens", run.block_tokens},
-        {"one_process", !run.between_processes}}},
-      {"context", f.context},
-      {"memory", {{"limit", f.limit}, {"peak", f.peak}, {"fits", f.fits()}, {"entries", json_of(f.entries)}}},
-      {"longest_context", {{"tokens", f.longest.tokens}, {"limited_by", name_of(f.longest.limits)}}}};
+  Json json{{"model", {{"name", f.model}, {"parameters", f.parameters}}},
+            {"hardware",
+             {{"name", f.hardware.name},
+              {"title", f.hardware.title},
+              {"memory", f.hardware.memory},
+              {"memory_bytes_per_second", f.hardware.memory_bytes_per_second},
+              {"f32_flops", f.hardware.f32_flops},
+              {"bf16_flops", f.hardware.bf16_flops},
+              {"attention_efficiency", f.hardware.attention_efficiency},
+              {"linear_efficiency", f.hardware.linear_efficiency},
+              {"node_devices", f.hardware.node_devices},
+              {"node", json_of(f.hardware.node)},
+              {"network", json_of(f.hardware.network)},
+              {"disk",
+               {{"read_bytes_per_second", f.hardware.disk.read_bytes_per_second},
+                {"write_bytes_per_second", f.hardware.disk.write_bytes_per_second}}}}},
+            {"run",
+             {{"purpose", name_of(run.purpose)},
+              {"devices", run.devices_in_all()},
+              {"data_parallel", run.replicas},
+              {"dtype", run.dtype == DType::f32 ? "f32" : "bf16"},
+              {"remat", name_of(run.remat)},
+              {"shard", name_of(run.shard)},
+              {"layout", name_of(run.layout)},
+              {"exchange", name_of(run.exchange)},
+              {"block_tokens", run.block_tokens},
+              {"segment_tokens", run.segment_tokens},
+              {"spills", run.spills},
+              {"one_process", !run.between_processes}}},
+            {"context", f.context},
+            {"memory",
+             {{"limit", f.limit},
+              {"peak", f.peak},
+              {"fits", f.fits()},
+              {"entries", json_of(f.entries)},
+              {"disk_bytes", f.disk_bytes}}},
+            {"longest_context", {{"tokens", f.longest.tokens}, {"limited_by", name_of(f.longest.limits)}}}};
   if (!f.fits()) json["fewest_devices"] = f.fewest_devices > 0 ? Json(f.fewest_devices) : Json(nullptr);
   if (f.context > 0) {
     json["time"] = time_json(f);

@@ -27,6 +27,7 @@ struct PlanFindings {
   std::int64_t context = 0;  ///< 0: nothing fits
   EntryBytes entries{};      ///< of the device that holds most, at that context
   std::int64_t peak = 0;
+  double disk_bytes = 0;   ///< that --spill takes
   int fewest_devices = 0;  ///< with which the context fits; 0: not found
   StepTime time;           ///< where context > 0
   bool simulated = true;   ///< else in closed form

@@ -256,8 +256,10 @@ void fit_memory(const TrainArguments& arguments, TrainPlan& plan) {
   std::int64_t& context = run.recipe.context;
   if (context == 0) {
     check_argument(limit > 0, kOperation, "expected a --memory-limit for --ctx-size auto, got none");
-    const std::int64_t longest = longest_context(MemoryModel(shape), usable).tokens;
-    check_fits(kOperation, MemoryModel(shape), std::max<std::int64_t>(1, longest), limit);
+    RunShape least = shape;  // with segments that may be shorter, by the shortest there are
+    if (shape.spills && !arguments.segments.given()) least.segment_tokens = kLeastSegmentStep;
+    const std::int64_t longest = longest_context(MemoryModel(least), usable).tokens;
+    check_fits(kOperation, MemoryModel(least), std::max<std::int64_t>(1, longest), limit);
     context = std::min(longest, plan.corpus->tokens() - 1);
     run.config.max_positions = std::max(run.config.max_positions, context);
     plan.note +=

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "rondo/infer/device_weights.h"
+#include "rondo/plan/fit.h"
 
 namespace rondo {
 
@@ -33,6 +34,56 @@ std::vector<std::int32_t> prompt_ids(const Tokenizer& tokenizer, std::string_vie
                  "expected a prompt, as the tokenizer '{}' has no token that begins a text, got none",
                  tokenizer.name());
   return ids;
+}
+
+RunShape shape_of(const LoadedModel& model, const GenerateOptions& options) {
+  return {.config = model.config(),
+          .purpose = Purpose::generate,
+          .dtype = options.model.dtype,
+          .exchange = options.model.exchange,
+          .layout = options.layout,
+          .block_tokens = options.model.block_tokens,
+          .devices = options.ring.devices_in_all(),
+          .threads = options.ring.threads,
+          .between_processes = options.ring.processes != nullptr,
+          .segment_tokens = options.model.segment_tokens,
+          .spills = !options.model.spill.empty(),
+          .isa = options.ring.isa};
+}
+
+/// The most tokens of an answer, up to `most`, with which prompt and answer fit; 0 where none do.
+std::int64_t longest_answer(RunShape run, std::int64_t prompt, std::int64_t most, std::int64_t limit) {
+  const auto fits = [&](std::int64_t answer) {
+    run.answer_tokens = answer;
+    const MemoryModel memory(run);
+    return memory.peak(memory.entries(prompt + answer)) <= limit;
+  };
+  std::int64_t enough = 0, too_many = most + 1;
+  while (too_many - enough > 1) {
+    const std::int64_t middle = enough + (too_many - enough) / 2;
+    (fits(middle) ? enough : too_many) = middle;
+  }
+  return enough;
+}
+
+/// Chooses what was left to the memory limit and refuses what does not fit it. Sets capacity and max_tokens.
+void fit_memory(const LoadedModel& model, std::int64_t prompt, GenerateOptions& options) {
+  RunShape run = shape_of(model, options);
+  const std::int64_t limit = options.ring.memory_limit, usable = without_scratch(run, limit);
+  if (options.fit_answer) {
+    check_argument(limit > 0, kOperation, "expected a --memory-limit for --ctx-size auto, got none");
+    // With segments that may be shorter, by the shortest there are.
+    RunShape least = run;
+    if (options.fit_segments) least.segment_tokens = kLeastSegmentStep;
+    const std::int64_t answer = longest_answer(least, prompt, options.max_tokens, usable);
+    options.max_tokens = std::min(options.max_tokens, std::max<std::int64_t>(1, answer));
+  }
+  if (options.capacity == 0) options.capacity = prompt + options.max_tokens;
+  run.answer_tokens = options.capacity - prompt;
+  if (options.fit_segments && limit > 0)
+    if (const std::int64_t segment = largest_segment(MemoryModel(run), options.capacity, usable))
+      options.model.segment_tokens = run.segment_tokens = segment;
+  check_fits(kOperation, MemoryModel(run), options.capacity, limit);
 }
 
 /// One device's loop; device 0 also writes the text and the result.
@@ -93,8 +144,9 @@ class Loop {
 }  // namespace
 
 GenerateResult generate_text(const LoadedModel& model, const Tokenizer& tokenizer, std::string_view prompt,
-                             const GenerateOptions& options,
+                             const GenerateOptions& asked,
                              const std::function<void(std::string_view)>& on_text) {
+  GenerateOptions options = asked;
   check(options.sampling);
   check_argument(options.max_tokens >= 0, kOperation, "expected at least 0 tokens to generate, got {}",
                  options.max_tokens);
@@ -106,10 +158,9 @@ GenerateResult generate_text(const LoadedModel& model, const Tokenizer& tokenize
   check_argument(options.capacity == 0 || prompt_tokens <= options.capacity - options.max_tokens, kOperation,
                  "expected prompt and answer to fit --ctx-size {}, got {} + {} tokens", options.capacity,
                  prompt_tokens, options.max_tokens);
+  fit_memory(model, prompt_tokens, options);
   const GeneratorOptions generator_options{
-      .capacity = options.capacity > 0 ? options.capacity : prompt_tokens + options.max_tokens,
-      .layout = options.layout,
-      .model = options.model};
+      .capacity = options.capacity, .layout = options.layout, .model = options.model};
   GenerateResult result;
   run_ring(options.ring, [&](Context& context, Communicator& communicator) {
     const DeviceWeights weights(context, model, options.model.dtype);

@@ -21,6 +21,10 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::int64_t max_tokens = 256;
   std::int64_t capacity = 0;  ///< tokens of prompt and answer together; 0: exactly what they need
+  /// Instead of a capacity: an answer of as many tokens as the memory limit has room for, max_tokens at most.
+  bool fit_answer = false;
+  /// The segments' length may change to the most, up to 8,192, that the memory limit has room for.
+  bool fit_segments = false;
   /// Set from anywhere (a signal handler) to end after the token at work.
   const std::atomic<bool>* stop = nullptr;
 };
@@ -38,7 +42,8 @@ struct GenerateResult {
 /// of the model or of the tokenizer ends, is the same whatever the ring, up to rounding. `on_text` is called
 /// on device 0's thread with whole characters as they are complete. Throws ArgumentError when an option is
 /// out of range, the prompt is empty and there is no bos, the vocabulary is larger than the model's, or
-/// prompt and answer do not fit the capacity.
+/// prompt and answer do not fit the capacity; and before anything is loaded when they do not fit the memory
+/// limit (check_fits).
 GenerateResult generate_text(const LoadedModel& model, const Tokenizer& tokenizer, std::string_view prompt,
                              const GenerateOptions& options,
                              const std::function<void(std::string_view)>& on_text);

@@ -29,10 +29,11 @@ Generator::Generator(Context& context, Communicator& communicator, const ModelCo
       options_(options),
       model_(context, communicator, config, table, options.model),
       scratch_(context, config, options.model.dtype, 1),
-      cache_(context, config, options.model.dtype, communicator.devices(), options.capacity),
       attention_(context, communicator, shape_of(config, options.model.dtype), 1),
       cos_(static_cast<std::size_t>(config.head_dim / 2)),
       sin_(static_cast<std::size_t>(config.head_dim / 2)) {
+  if (!segmented())
+    cache_.emplace(context, config, options.model.dtype, communicator.devices(), options.capacity);
   const auto allocate = [&](std::int64_t elements) {
     return context.arena.allocate(Entry::attention, elements * size_of(options.model.dtype), "token at work");
   };
@@ -50,16 +51,30 @@ std::span<const float> Generator::logits_of(const ConstTensor& x_1C) {
   return {logits_.as<float>(), static_cast<std::size_t>(config_->vocabulary)};
 }
 
+void Generator::enter_prompt(const SequencePlan& plan) {
+  if (!segmented()) return cache_->enter_prompt(plan);
+  check_argument(plan.tokens <= options_.capacity, "generate",
+                 "expected a prompt of at most {} tokens, got {}", options_.capacity, plan.tokens);
+  const TransformerOptions& model = options_.model;
+  cache_.emplace(*context_, *config_, model.dtype, 1,
+                 std::max<std::int64_t>(1, options_.capacity - plan.tokens));
+  prompt_.emplace(*context_, *config_,
+                  PromptCacheOptions{.dtype = model.dtype,
+                                     .tokens = plan.tokens,
+                                     .block_tokens = model.segment_tokens,
+                                     .spill = model.spill});
+}
+
 std::span<const float> Generator::prefill(std::span<const std::int32_t> prompt) {
-  check_argument(cache_.tokens() == 0, "generate",
-                 "expected prefill() once and first, got {} tokens before it", cache_.tokens());
+  check_argument(tokens() == 0, "generate", "expected prefill() once and first, got {} tokens before it",
+                 tokens());
   check_argument(!prompt.empty(), "generate", "expected a prompt of at least 1 token, got none");
   const SequencePlan plan{.tokens = static_cast<std::int64_t>(prompt.size()),
                           .devices = communicator_->devices(),
                           .layout = options_.layout,
                           .document_starts = {},
                           .weights = {}};
-  cache_.enter_prompt(plan);
+  enter_prompt(plan);
   model_.prepare(plan, false);
   std::vector<std::int32_t> ids;
   std::int64_t last = -1;  // local index of the prompt's last token, where it is here
@@ -67,10 +82,12 @@ std::span<const float> Generator::prefill(std::span<const std::int32_t> prompt) 
     if (place.global == plan.tokens - 1) last = static_cast<std::int64_t>(ids.size());
     ids.push_back(prompt[static_cast<std::size_t>(place.global)]);
   }
-  const ConstTensor x_TC =
-      model_.hidden(weights_, ids, [this](std::int64_t layer, const ConstTensor& k, const ConstTensor& v) {
-        cache_.store_prompt(layer, k, v);
-      });
+  const auto keep = [this](std::int64_t layer, std::int64_t first, const ConstTensor& k,
+                           const ConstTensor& v) {
+    prompt_ ? prompt_->store(layer, first, k, v) : cache_->store_prompt(layer, k, v);
+  };
+  const ConstTensor x_TC = model_.hidden(weights_, ids, keep);
+  if (segmented()) last = x_TC.tokens - 1;  // what there is is the last segment's output
   if (last >= 0) logits_of(x_TC.slice({last, last + 1}));
   // The owner follows from the plan, so that no device needs to be told.
   int owner = 0;
@@ -80,6 +97,26 @@ std::span<const float> Generator::prefill(std::span<const std::int32_t> prompt) 
   const auto bytes = static_cast<std::size_t>(config_->vocabulary * 4);
   communicator_->broadcast(owner, {logits_.as<std::byte>(), bytes});
   return {logits_.as<float>(), static_cast<std::size_t>(config_->vocabulary)};
+}
+
+void Generator::attend(std::int64_t layer, const ConstTensor& q_1HD, const Tensor& out_1HD) {
+  const kernels::AttentionParams params{.scale = 1 / std::sqrt(static_cast<float>(config_->head_dim)),
+                                        .softcap = config_->attention_softcap,
+                                        .dropout = {}};
+  if (prompt_)
+    return prompt_->attend(layer, {.position = tokens() - 1,
+                                   .q_1HD = q_1HD,
+                                   .later_k_SGD = cache_->keys(layer),
+                                   .later_v_SGD = cache_->values(layer),
+                                   .later_tiles = tiles_,
+                                   .params = params,
+                                   .out_1HD = out_1HD});
+  attention_({.q_THD = q_1HD,
+              .k_SGD = cache_->keys(layer),
+              .v_SGE = cache_->values(layer),
+              .tiles = tiles_,
+              .params = params,
+              .out_THE = out_1HD});
 }
 
 void Generator::decode_layer(std::int64_t layer, const Tensor& x_1C, bool owns) {
@@ -92,28 +129,24 @@ void Generator::decode_layer(std::int64_t layer, const Tensor& x_1C, bool owns) 
                         v_.tensor(dtype, 1, config_->kv_heads, config_->head_dim)};
   const Tensor out = out_.tensor(dtype, 1, config_->q_heads, config_->head_dim);
   project_forward(pass, x_1C, rotary, qkv);
-  if (owns) cache_.store_appended(layer, qkv.k_TGD, qkv.v_TGD);
-  attention_({.q_THD = qkv.q_THD,
-              .k_SGD = cache_.keys(layer),
-              .v_SGE = cache_.values(layer),
-              .tiles = tiles_,
-              .params = {.scale = 1 / std::sqrt(static_cast<float>(config_->head_dim)),
-                         .softcap = config_->attention_softcap,
-                         .dropout = {}},
-              .out_THE = out});
+  if (owns) cache_->store_appended(layer, qkv.k_TGD, qkv.v_TGD);
+  attend(layer, qkv.q_THD, out);
   attention_output_forward(pass, x_1C, out, x_1C);
   feed_forward_forward(pass, x_1C, {});
 }
 
 std::span<const float> Generator::decode(std::int32_t token) {
-  const std::int64_t position = cache_.tokens();
+  const std::int64_t position = tokens();
   check_argument(position > 0, "generate", "expected prefill() before decode(), got none");
+  check_argument(position < options_.capacity, "generate",
+                 "expected at most {} tokens, got one more; reserve more with --ctx-size", options_.capacity);
   const Tensor x = x_.tensor(options_.model.dtype, 1, 1, config_->width);
   // Before the append: a token that the model does not have must leave nothing behind.
   kernels::embedding_forward(context_->stream, std::span(&token, 1),
                              outer_view(*table_, weights_, options_.model.dtype).embedding, x);
-  const bool owns = cache_.append() == context_->device;
-  tiles_ = cache_.visible_tiles(position, mask_of(*config_));
+  const bool owns = cache_->append() == context_->device;
+  // Behind a prompt of its own the cache counts from the answer's first token.
+  tiles_ = cache_->visible_tiles(position - (prompt_ ? prompt_->tokens() : 0), mask_of(*config_));
   fill_rotary_tables(*config_, std::span(&position, 1), cos_.data(), sin_.data());
   for (std::int64_t layer = 0; layer < config_->layers; ++layer) decode_layer(layer, x, owns);
   return logits_of(x);

@@ -1,14 +1,17 @@
 #pragma once
 // One device's part of generating text: the prompt goes round the ring once (prefill), then tokens are
 // decoded one by one over the sharded cache. Every device holds all weights and ends each call with the same
-// logits.
+// logits. With segments, on one device, the prompt goes segment by segment, and its keys and values are a
+// PromptCache's, which may be on the disk.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "rondo/attention/decode.h"
 #include "rondo/infer/kv_cache.h"
+#include "rondo/infer/prompt_cache.h"
 #include "rondo/model/transformer.h"
 
 namespace rondo {
@@ -30,11 +33,16 @@ class Generator {
   std::span<const float> prefill(std::span<const std::int32_t> prompt);
   /// Appends one token and returns the logits of its successor. Collective.
   std::span<const float> decode(std::int32_t token);
-  const KvCache& cache() const { return cache_; }
+  /// Tokens of prompt and answer so far.
+  std::int64_t tokens() const { return (prompt_ ? prompt_->tokens() : 0) + (cache_ ? cache_->tokens() : 0); }
 
  private:
   std::span<const float> logits_of(const ConstTensor& x_1C);
   void decode_layer(std::int64_t layer, const Tensor& x_1C, bool owns);
+  void attend(std::int64_t layer, const ConstTensor& q_1HD, const Tensor& out_1HD);
+  bool segmented() const { return options_.model.segment_tokens > 0; }
+  /// Makes room for a prompt, and enters it.
+  void enter_prompt(const SequencePlan& plan);
 
   Context* context_;
   Communicator* communicator_;
@@ -44,7 +52,8 @@ class Generator {
   GeneratorOptions options_;
   Transformer model_;
   LayerScratch scratch_;
-  KvCache cache_;
+  std::optional<PromptCache> prompt_;  ///< with segments
+  std::optional<KvCache> cache_;       ///< of all tokens; with segments of the answer's, from prefill on
   DecodeAttention attention_;
   Buffer x_, q_, k_, v_, out_, logits_;
   std::vector<float> cos_, sin_;

@@ -32,7 +32,7 @@ Transformer::Segmented::Segmented(Transformer& model, const TransformerOptions& 
   if (options.work != nullptr)
     disk_ = std::make_unique<SpillDisk>(options.work->folder(), options.work->files());
   else if (!options.spill.empty())
-    disk_ = std::make_unique<SpillDisk>(options.spill);
+    disk_ = std::make_unique<SpillDisk>(options.spill, *options.spill_files);
 }
 
 void Transformer::Segmented::prepare(const SequencePlan& plan, const Schedule& schedule, bool training) {
@@ -151,11 +151,12 @@ void Transformer::Segmented::embed(const WeightReader& weights, std::span<const 
   }
 }
 
-void Transformer::Segmented::project(const LayerPass& pass, const ConstTensor& x_TC, const Tensor& q_THD,
-                                     std::int64_t segment) {
+KeyValues Transformer::Segmented::project(const LayerPass& pass, const ConstTensor& x_TC, const Tensor& q_THD,
+                                          std::int64_t segment) {
   const KeyValues own = key_values(keys_values_->write(segment), segment, options_.dtype);
   project_forward(pass, x_TC, rotary(segment, after(segment)), {q_THD, own.k_SGD, own.v_SGE});
   keys_values_->written(segment);
+  return own;
 }
 
 void Transformer::Segmented::attend(std::int64_t layer, std::int64_t segment, const Step* training,
@@ -186,12 +187,14 @@ std::size_t Transformer::Segmented::input_of(std::int64_t layer, const Step* tra
 }
 
 void Transformer::Segmented::forward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment,
-                                             const Step* training) {
+                                             const Step* training, const KeyValueSink& sink) {
   const ModelConfig& c = *model_.config_;
   const std::int64_t ahead = after(segment);
   const std::size_t from = input_of(layer, training);
   const ConstTensor x = rows(x_[from]->read(segment, ahead), segment, 1, c.width, options_.dtype);
-  project(pass, x, rows(q_.as<std::byte>(), segment, c.q_heads, c.head_dim, options_.dtype), segment);
+  const KeyValues own =
+      project(pass, x, rows(q_.as<std::byte>(), segment, c.q_heads, c.head_dim, options_.dtype), segment);
+  if (sink) sink(layer, range(segment).begin, own.k_SGD, own.v_SGE);
   std::byte* kept = out_.as<std::byte>();
   float* lse = nullptr;
   if (training != nullptr) {
@@ -211,12 +214,21 @@ void Transformer::Segmented::forward_segment(std::int64_t layer, const LayerPass
   to.written(segment);
 }
 
-void Transformer::Segmented::layers_forward(const WeightReader& weights, const Step* training) {
+void Transformer::Segmented::layers_forward(const WeightReader& weights, const Step* training,
+                                            const KeyValueSink& sink) {
   for (std::int64_t layer = 0; layer < model_.config_->layers; ++layer) {
     const LayerPass pass = model_.pass(weights, layer, model_.bucket_of(layer) + 1);
     for (std::int64_t segment = 0; segment < segments(); ++segment)
-      forward_segment(layer, pass, segment, training);
+      forward_segment(layer, pass, segment, training, sink);
   }
+}
+
+ConstTensor Transformer::Segmented::hidden(const WeightReader& weights, std::span<const std::int32_t> ids,
+                                           const KeyValueSink& sink) {
+  embed(weights, ids);
+  layers_forward(weights, nullptr, sink);
+  const std::int64_t last = segments() - 1;
+  return rows(x_[0]->read(last), last, 1, model_.config_->width, options_.dtype);
 }
 
 // ---- Backward ----

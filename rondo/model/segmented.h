@@ -32,6 +32,8 @@ class Transformer::Segmented {
     std::span<float> losses;
   };
   bool losses(const WeightReader& weights, const Tokens& tokens, const PassWatch& watch);
+  ConstTensor hidden(const WeightReader& weights, std::span<const std::int32_t> ids,
+                     const KeyValueSink& sink);
 
  private:
   using Store = std::unique_ptr<SegmentStore>;
@@ -60,16 +62,19 @@ class Transformer::Segmented {
   kernels::Rotary rotary(std::int64_t segment, std::int64_t ahead);
 
   void embed(const WeightReader& weights, std::span<const std::int32_t> ids);
-  void layers_forward(const WeightReader& weights, const Step* training);
-  /// The layer's projections of a segment: queries into memory, keys and values into their store.
-  void project(const LayerPass& pass, const ConstTensor& x_TC, const Tensor& q_THD, std::int64_t segment);
+  void layers_forward(const WeightReader& weights, const Step* training, const KeyValueSink& sink = {});
+  /// The layer's projections of a segment: queries into memory, keys and values, which it returns, into their
+  /// store.
+  KeyValues project(const LayerPass& pass, const ConstTensor& x_TC, const Tensor& q_THD,
+                    std::int64_t segment);
   /// Where a layer's input is; of layer `layers` the last output. Kept work has two that take turns, so that
   /// a layer can be begun again anywhere; other passes without training have one.
   std::size_t input_of(std::int64_t layer, const Step* training) const;
   std::int64_t after(std::int64_t segment) const { return segment + 1 < segments() ? segment + 1 : -1; }
   void attend(std::int64_t layer, std::int64_t segment, const Step* training, const Tensor& out_THD,
               float* lse_HT);
-  void forward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment, const Step* training);
+  void forward_segment(std::int64_t layer, const LayerPass& pass, std::int64_t segment, const Step* training,
+                       const KeyValueSink& sink);
 
   // Losses. Their parts in order: each segment of each layer, then each segment's loss.
   std::int64_t parts() const { return (model_.config_->layers + 1) * segments(); }

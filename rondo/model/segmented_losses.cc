@@ -86,7 +86,7 @@ bool Transformer::Segmented::losses(const WeightReader& weights, const Tokens& t
   for (std::int64_t layer = done / segments(); layer < layers; ++layer) {
     const LayerPass pass = model_.pass(weights, layer, model_.bucket_of(layer) + 1);
     while (done < (layer + 1) * segments()) {
-      forward_segment(layer, pass, done % segments(), nullptr);
+      forward_segment(layer, pass, done % segments(), nullptr, {});
       if (!ended(++done, watch)) return false;
     }
   }

@@ -169,7 +169,7 @@ void Transformer::layer_forward(std::int64_t layer, const LayerPass& pass, const
     const auto traced = span(layer, "projections");
     project_forward(pass, x, rotary(), qkv);
   }
-  if (sink != nullptr) (*sink)(layer, qkv.k_TGD, qkv.v_TGD);
+  if (sink != nullptr) (*sink)(layer, 0, qkv.k_TGD, qkv.v_TGD);
   const bool keeps_keys = training != nullptr && options_.remat == Remat::none;
   run_attention(layer, training, keeps_keys);
   const auto traced = span(layer, "feed-forward");
@@ -268,7 +268,10 @@ double Transformer::forward_backward(const Step& step) {
 
 ConstTensor Transformer::hidden(const WeightReader& weights, std::span<const std::int32_t> ids,
                                 const KeyValueSink& sink) {
-  check_argument(!segmented_, "transformer", "expected the whole share at once, got segments");
+  if (segmented_) {
+    check_ids(ids);
+    return segmented_->hidden(weights, ids, sink);
+  }
   layers_forward(weights, ids, nullptr, sink ? &sink : nullptr);
   return activations_->x(config_->layers);
 }

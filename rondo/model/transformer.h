@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "rondo/attention/ring_attention.h"
+#include "rondo/io/file_system.h"
 #include "rondo/model/config.h"
 #include "rondo/model/forms.h"
 #include "rondo/model/layer.h"
@@ -45,6 +46,7 @@ struct TransformerOptions {
   std::int64_t segment_tokens = 0;
   /// The folder in whose files segments are that are not worked on; empty: they are in memory.
   std::filesystem::path spill = {};
+  FileSystem* spill_files = &system_files();  ///< by which it gets there
   /// Where losses() keeps what it has done, so that another process goes on with it: segments are in files of
   /// its folder, in place of `spill`. Outlives the model; null: nowhere.
   KeptWork* work = nullptr;
@@ -100,11 +102,12 @@ class Transformer {
   static constexpr const char* kPassEntry = "pass";
   KeptWork* work() const { return options_.work; }
 
-  /// Called with each layer's keys (rotated) and values of this device's tokens.
-  using KeyValueSink =
-      std::function<void(std::int64_t layer, const ConstTensor& k_TGD, const ConstTensor& v_TGD)>;
+  /// Called with each layer's keys (rotated) and values of this device's tokens from `first` on: of all at
+  /// once, or segment by segment.
+  using KeyValueSink = std::function<void(std::int64_t layer, std::int64_t first, const ConstTensor& k_TGD,
+                                          const ConstTensor& v_TGD)>;
   /// Forward through the layers; `sink` gets what decoding needs. Returns the last layer's output [T, C],
-  /// valid until the next call.
+  /// with segments that of the last one's tokens; valid until the next call.
   ConstTensor hidden(const WeightReader& weights, std::span<const std::int32_t> ids,
                      const KeyValueSink& sink);
   LossHead& head() { return head_; }

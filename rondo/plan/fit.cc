@@ -22,9 +22,8 @@ bool fits(const MemoryModel& memory, std::int64_t context, std::int64_t limit) {
 }
 
 bool may_have_segments(const RunShape& run) {
-  return run.devices == 1 && run.purpose != Purpose::generate && run.remat == Remat::attention &&
-         run.config.first_k == 0 && run.attention == AttentionForm::blockwise &&
-         run.feed_forward == FeedForwardForm::blockwise;
+  return run.devices == 1 && run.remat == Remat::attention && run.config.first_k == 0 &&
+         run.attention == AttentionForm::blockwise && run.feed_forward == FeedForwardForm::blockwise;
 }
 
 /// The largest entries, and what the others are together.
@@ -85,7 +84,8 @@ std::vector<std::string> ways_to_fit(const MemoryModel& memory, std::int64_t con
   if (const std::int64_t segment = largest_segment(memory, context, limit); segment > 0)
     ways.push_back(fmt::format("--spill DIR --segment-tokens {}", segment));
   if (const std::int64_t tokens = longest_context(memory, limit).tokens; tokens > 0)
-    ways.push_back(fmt::format("--ctx-size {}", tokens));
+    ways.push_back(run.purpose == Purpose::generate ? fmt::format("a prompt and answer of {} tokens", tokens)
+                                                    : fmt::format("--ctx-size {}", tokens));
   return ways;
 }
 

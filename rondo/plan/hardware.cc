@@ -103,6 +103,12 @@ Hardware hardware_of(const std::string& name, const toml::table& table, const st
     hardware.node = link_of(of_node);
     of_node.finish();
   }
+  if (const toml::table* disk = keys.table("disk")) {
+    Keys of_disk(*disk, name + ".disk", origin);
+    hardware.disk = {.read_bytes_per_second = of_disk.number("read_gb_per_s") * 1e9,
+                     .write_bytes_per_second = of_disk.number("write_gb_per_s") * 1e9};
+    of_disk.finish();
+  }
   keys.finish();
   check_argument(hardware.network.bytes_per_second > 0, kOperation,
                  "expected 'network' in [{}] of {}, got none", name, origin);

@@ -23,6 +23,11 @@ struct Link {
   bool copies_itself = false;
 };
 
+/// Where --spill puts what is not worked on: rates of large blocks, checksums included. 0: none is known.
+struct Disk {
+  double read_bytes_per_second = 0, write_bytes_per_second = 0;
+};
+
 /// Devices that are all alike.
 struct Hardware {
   std::string name, title, source;
@@ -33,6 +38,7 @@ struct Hardware {
   double attention_efficiency = 0, attention_backward_efficiency = 0, linear_efficiency = 0;
   int node_devices = 1;  ///< devices joined by `node`; neighbours of different nodes are joined by `network`
   Link node, network;
+  Disk disk;
 
   double peak(DType dtype) const { return dtype == DType::f32 ? f32_flops : bf16_flops; }
   /// The slowest link of a ring of so many devices, the one that an exchange waits for. Of one device: none.

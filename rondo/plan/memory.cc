@@ -259,27 +259,51 @@ void MemoryModel::add_cache(EntryBytes& bytes, std::int64_t tokens) const {
   const ModelConfig& m = run_.config;
   const std::int64_t e = size_of(run_.dtype), C = m.width, H = m.q_heads, G = m.kv_heads, d = m.head_dim,
                      P = run_.devices;
-  const std::int64_t share = (tokens + P - 1) / P;
-  const std::int64_t slots = (share + kCacheBlock - 1) / kCacheBlock + 2;
-  of(bytes, Entry::kv_cache) = 2 * m.layers * page(slots * kCacheBlock * G * d * e);
+  const bool segments = run_.segment_tokens > 0;
+  const std::int64_t prompt = std::max<std::int64_t>(1, tokens - run_.answer_tokens);
+  of(bytes, Entry::kv_cache) =
+      m.layers * cached_layer_bytes(segments ? std::max<std::int64_t>(1, tokens - prompt) : tokens);
+  if (segments) add_prompt_cache(bytes, prompt);
   of(bytes, Entry::feed_forward_block) += page(e * C) + 3 * page(e * m.ffn);
   of(bytes, Entry::attention) += page(e * C) + 2 * page(e * H * d) + 2 * page(e * G * d);
   of(bytes, Entry::loss_block) += page(4 * m.vocabulary);
   if (P > 1) of(bytes, Entry::exchange) += page(4 * H * (d + 1)) + 2 * page(4 * H * (d + 1) * P);
 }
 
+/// Of a layer, in whole blocks (infer/kv_cache.cc).
+std::int64_t MemoryModel::cached_layer_bytes(std::int64_t tokens) const {
+  const std::int64_t share = (tokens + run_.devices - 1) / run_.devices;
+  const std::int64_t slots = (share + kCacheBlock - 1) / kCacheBlock + 2;
+  return 2 * page(slots * kCacheBlock * run_.config.kv_heads * run_.config.head_dim * size_of(run_.dtype));
+}
+
+/// The prompt's, of which blocks may be on the disk, and parts of a merge (infer/prompt_cache.cc).
+void MemoryModel::add_prompt_cache(EntryBytes& bytes, std::int64_t prompt) const {
+  const ModelConfig& c = run_.config;
+  const std::int64_t row = 2 * c.kv_heads * c.head_dim * size_of(run_.dtype),
+                     blocks = (prompt + run_.segment_tokens - 1) / run_.segment_tokens;
+  const std::int64_t held = run_.spills ? std::min<std::int64_t>(3, c.layers * blocks) : c.layers * blocks;
+  of(bytes, Entry::kv_cache) += held * page(std::min(run_.segment_tokens, prompt) * row);
+  const std::int64_t parts = 4 * (blocks + 1) * c.q_heads;
+  of(bytes, Entry::attention) += page(parts * c.head_dim) + page(parts);
+}
+
 EntryBytes MemoryModel::entries(const ShardSize& shard) const {
   EntryBytes bytes{};
+  ShardSize pass = shard;  // what one goes over: of a generation's tokens the prompt
+  if (run_.answer_tokens > 0)
+    pass.own = pass.largest =
+        std::max<std::int64_t>(1, (shard.tokens - run_.answer_tokens + run_.devices - 1) / run_.devices);
   if (run_.purpose == Purpose::train)
     add_training_state(bytes, shard.device);
   else
     add_weights(bytes, shard.device);
   if (run_.segment_tokens > 0)
-    add_segments(bytes, shard.own);
+    add_segments(bytes, pass.own);
   else
-    add_activations(bytes, shard);
-  add_blocks(bytes, shard);
-  add_exchange(bytes, shard);
+    add_activations(bytes, pass);
+  add_blocks(bytes, pass);
+  add_exchange(bytes, pass);
   if (run_.purpose == Purpose::generate) add_cache(bytes, shard.tokens);
   return bytes;
 }

@@ -37,6 +37,7 @@ struct RunShape {
   bool between_processes = false;   ///< devices are of more than one process
   std::int64_t segment_tokens = 0;  ///< TransformerOptions::segment_tokens
   bool spills = false;              ///< segments that are not worked on are on the disk
+  std::int64_t answer_tokens = 0;   ///< of a generation's tokens: those behind the prompt
   bool keeps_work = false;          ///< an evaluation that spills into TransformerOptions::work
   Isa isa = default_isa();          ///< packed weights depend on it
 
@@ -91,6 +92,8 @@ class MemoryModel {
   void add_blocks(EntryBytes& bytes, const ShardSize& shard) const;
   void add_exchange(EntryBytes& bytes, const ShardSize& shard) const;
   void add_cache(EntryBytes& bytes, std::int64_t tokens) const;
+  std::int64_t cached_layer_bytes(std::int64_t tokens) const;
+  void add_prompt_cache(EntryBytes& bytes, std::int64_t prompt) const;
   std::int64_t packed_bytes() const;
   /// What is divided: one device alone divides nothing.
   Shard shard() const { return run_.devices_in_all() == 1 ? Shard::none : run_.shard; }

@@ -5,6 +5,7 @@
 
 #include "rondo/core/error.h"
 #include "rondo/plan/overlap.h"
+#include "rondo/plan/spill_time.h"
 #include "rondo/plan/step_prices.h"
 
 namespace rondo {
@@ -79,8 +80,9 @@ class EvenClock {
   double now_ = 0, free_ = 0, computed_ = 0;
 };
 
+constexpr double kNoticed = 0.05;  // of a step: what limits it
+
 Bound bound_of(const StepTime& time, const RunShape& run, const Hardware& hardware) {
-  constexpr double kNoticed = 0.05;  // of the step
   if (run.devices_in_all() > 1 && hardware.slowest_link(run.devices_in_all()).copies_itself)
     return time.moving > 0.5 * time.seconds ? Bound::copying : Bound::computation;
   if (time.exposed <= kNoticed * time.seconds) return Bound::computation;
@@ -137,6 +139,18 @@ void check(const Hardware& hardware, const RunShape& run, std::int64_t tokens) {
       "expected hardware with a link, got none for '{}'", hardware.name);
 }
 
+StepTime segmented_step(const MemoryModel& run, const Hardware& hardware, std::int64_t tokens) {
+  const SpillTime spilled = spill_time(run, hardware, tokens);
+  StepTime time = finish({.seconds = spilled.seconds, .computing = spilled.computing}, spilled.prices, run,
+                         hardware, spilled.pairs);
+  time.disk_read = spilled.read, time.disk_written = spilled.written;
+  time.per_token = spilled.further_token;
+  time.tokens_to_hide_forward = spilled.tokens_to_hide_forward;
+  time.tokens_to_hide_backward = spilled.tokens_to_hide_backward;
+  if (run.run().spills && time.exposed > kNoticed * time.seconds) time.bound = Bound::disk;
+  return time;
+}
+
 }  // namespace
 
 const char* name_of(Bound bound) {
@@ -149,6 +163,8 @@ const char* name_of(Bound bound) {
       return "network";
     case Bound::copying:
       return "copying between devices";
+    case Bound::disk:
+      return "disk";
   }
   return "";
 }
@@ -156,6 +172,7 @@ const char* name_of(Bound bound) {
 StepTime simulate_step(const MemoryModel& run, const Hardware& hardware, std::int64_t tokens) {
   const RunShape& shape = run.run();
   check(hardware, shape, tokens);
+  if (shape.segment_tokens > 0) return segmented_step(run, hardware, tokens);
   check_argument(shape.devices <= kMostSimulated, "plan",
                  "expected a ring of at most {} devices to simulate, got {}", kMostSimulated, shape.devices);
   const RingWork work({.tokens = tokens, .devices = shape.devices, .layout = shape.layout},
@@ -172,6 +189,7 @@ StepTime simulate_step(const MemoryModel& run, const Hardware& hardware, std::in
 StepTime estimate_step(const MemoryModel& run, const Hardware& hardware, std::int64_t tokens) {
   const RunShape& shape = run.run();
   check(hardware, shape, tokens);
+  if (shape.segment_tokens > 0) return segmented_step(run, hardware, tokens);
   const auto devices = static_cast<double>(shape.devices), T = static_cast<double>(tokens);
   const double c = std::ceil(T / devices);
   const auto window = static_cast<double>(shape.config.sliding_window);

@@ -257,6 +257,15 @@ const Step* Schedule::global_step() const {
   return nullptr;
 }
 
+namespace {
+
+/// Whether no pair of the tile is in its band.
+bool is_empty(const Tile& tile) {
+  return tile.band.hi < 1 - tile.q.size() || tile.band.lo > tile.k.size() - 1;
+}
+
+}  // namespace
+
 std::vector<Tile> tiles_on_keys(const std::vector<Tile>& tiles, Range keys) {
   std::vector<Tile> on_keys;
   for (Tile tile : tiles) {
@@ -267,7 +276,7 @@ std::vector<Tile> tiles_on_keys(const std::vector<Tile>& tiles, Range keys) {
     if (tile.band.hi != Band::unbounded) tile.band.hi -= skipped;
     tile.k_position += skipped * tile.stride;
     tile.k = {seen.begin - keys.begin, seen.end - keys.begin};
-    on_keys.push_back(tile);
+    if (!is_empty(tile)) on_keys.push_back(tile);
   }
   return on_keys;
 }
@@ -282,7 +291,7 @@ std::vector<Tile> tiles_on_queries(const std::vector<Tile>& tiles, Range queries
     if (tile.band.hi != Band::unbounded) tile.band.hi += skipped;
     tile.q_position += skipped * tile.stride;
     tile.q = {seeing.begin - queries.begin, seeing.end - queries.begin};
-    on_queries.push_back(tile);
+    if (!is_empty(tile)) on_queries.push_back(tile);
   }
   return on_queries;
 }

@@ -129,7 +129,8 @@ class ScheduleMaker {
   std::unique_ptr<const Common> common_;
 };
 
-/// What the tiles allow of a range of the block's keys, with keys counted from the range's begin.
+/// What the tiles allow of a range of the block's keys, with keys counted from the range's begin. Tiles that
+/// allow nothing of it are left out.
 std::vector<Tile> tiles_on_keys(const std::vector<Tile>& tiles, Range keys);
 /// The same for a range of the queries.
 std::vector<Tile> tiles_on_queries(const std::vector<Tile>& tiles, Range queries);

@@ -33,7 +33,8 @@ TransformerOptions transformer_options(const TrainingRecipe& recipe, const Execu
           .feed_forward = execution.feed_forward,
           .block_tokens = execution.block_tokens,
           .segment_tokens = execution.segment_tokens,
-          .spill = execution.spill};
+          .spill = execution.spill,
+          .spill_files = execution.spill_files};
 }
 
 /// Of one device there is nothing to divide.

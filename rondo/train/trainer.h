@@ -46,6 +46,7 @@ struct ExecutionOptions {
   /// device.
   std::int64_t segment_tokens = 0;
   std::filesystem::path spill = {};
+  FileSystem* spill_files = &system_files();
 };
 
 /// What a step did; but for seconds and times the same numbers on every device.

@@ -76,6 +76,31 @@ TEST(Plan, PlansTheEarlierForms) {
             std::string::npos);
 }
 
+TEST(Plan, PricesTheDisk) {
+  const Words words{"plan",  "llama3-8b", "--hardware", "epyc-9654", "--dtype", "bf16",
+                    "--for", "eval",      "--ctx-size", "262144",    "--spill"};
+  const json plan = planned(words);
+  EXPECT_EQ(plan["run"]["spills"], true);
+  EXPECT_EQ(plan["run"]["segment_tokens"], 8192);
+  EXPECT_GT(plan["memory"]["disk_bytes"], 262144.0 * 4096 * 2);
+  EXPECT_GT(plan["time"]["disk"]["read_bytes"], plan["memory"]["disk_bytes"]);
+  EXPECT_EQ(plan["time"]["tokens_to_hide"]["yours"], 8192);
+  EXPECT_EQ(plan["by_devices"].size(), 1u);
+  EXPECT_EQ(plan["limited_by"], "computation");
+  EXPECT_EQ(planned(words + Words{"--disk-rate", "0.01"})["limited_by"], "disk");
+  const json less = planned(words + Words{"--segment-tokens", "2048"});
+  EXPECT_LT(less["memory"]["entries"]["attention"], plan["memory"]["entries"]["attention"]);
+  const std::string said = rondo(words).out;
+  for (const char* part :
+       {"On the disk, with segments of 8,192 tokens: ", "segment that hide the disk", "The step reads "})
+    EXPECT_NE(said.find(part), std::string::npos) << part << " is not in:\n" << said;
+  const CommandResult unknown =
+      rondo({"plan", "llama3-8b", "--hardware", "a100-80gb", "--ctx-size", "65536", "--spill"});
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_NE(unknown.err.find("give --disk-rate"), std::string::npos) << unknown.err;
+  EXPECT_EQ(rondo(words + Words{"--devices", "2"}).status, 2);
+}
+
 TEST(Plan, SaysWhatDoesNotFitAndWhatWould) {
   const json plan = planned(kPlan + Words{"--devices", "4", "--ctx-size", "4194304"});
   EXPECT_EQ(plan["memory"]["fits"], false);

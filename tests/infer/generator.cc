@@ -127,7 +127,7 @@ std::vector<std::vector<double>> generate(const Model& model, const Run& run) {
                 keep(generator.prefill(std::span(model.text()).first(prompt)));
                 for (std::size_t n = prompt; n < model.text().size(); ++n)
                   keep(generator.decode(model.text()[n]));
-                EXPECT_EQ(generator.cache().tokens(), tokens);
+                EXPECT_EQ(generator.tokens(), tokens);
               },
               {.threads = run.threads, .isa = run.isa, .timeout = std::chrono::seconds(60)});
   return logits;
@@ -263,10 +263,10 @@ TEST(Generator, CallsOutOfOrderOrBeyondTheCapacityAreRefused) {
       EXPECT_EQ(before.size(), 61u);
       expect_refused([&] { generator.prefill(tokens); }, "prefill() once");
       expect_refused([&] { generator.decode(61); }, "61");
-      EXPECT_EQ(generator.cache().tokens(), 2);  // a refused token leaves nothing behind
+      EXPECT_EQ(generator.tokens(), 2);  // a refused token leaves nothing behind
       generator.decode(3);
       expect_refused([&] { generator.decode(4); }, "--ctx-size");
-      EXPECT_EQ(generator.cache().tokens(), 3);
+      EXPECT_EQ(generator.tokens(), 3);
     });
   }
 }

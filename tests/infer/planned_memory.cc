@@ -22,6 +22,8 @@ struct InferenceCase {
   Purpose purpose = Purpose::evaluate;
   DType dtype = DType::f32;
   int devices = 1;
+  std::int64_t segment_tokens = 0;
+  bool spills = false;
 };
 
 /// Peaks of every device: weights loaded from a folder, then one pass over `tokens`.
@@ -38,7 +40,10 @@ std::vector<EntryBytes> ledgers(const InferenceCase& run, std::int64_t tokens,
   totals.resize(peaks.size());
   run_ring({.devices = run.devices}, [&](Context& context, Communicator& communicator) {
     const DeviceWeights weights(context, model, run.dtype);
-    const TransformerOptions options{.dtype = run.dtype, .block_tokens = 64};
+    const TransformerOptions options{.dtype = run.dtype,
+                                     .block_tokens = 64,
+                                     .segment_tokens = run.segment_tokens,
+                                     .spill = run.spills ? folder.path() : ""};
     if (run.purpose == Purpose::generate) {
       Generator generator(context, communicator, config, table, weights.data(),
                           {.capacity = tokens, .layout = Layout::zigzag, .model = options});
@@ -64,18 +69,32 @@ std::vector<EntryBytes> ledgers(const InferenceCase& run, std::int64_t tokens,
 TEST(PlannedMemory, OfInferenceIsThatOfTheLedger) {
   constexpr std::int64_t kTokens = 2000;
   const auto scratch = static_cast<std::size_t>(Entry::library_scratch);
+  struct Way {
+    int devices = 1;
+    std::int64_t segment_tokens = 0;
+    bool spills = false;
+  };
   for (const Purpose purpose : {Purpose::evaluate, Purpose::generate})
     for (const DType dtype : {DType::f32, DType::bf16})
-      for (const int devices : {1, 2, 5}) {
-        SCOPED_TRACE(fmt::format("{}, {}, {} devices", name_of(purpose), name_of(dtype), devices));
+      for (const auto [devices, segment_tokens, spills] :
+           {Way{1}, Way{2}, Way{5}, Way{1, 512, false}, Way{1, 512, true}}) {
+        SCOPED_TRACE(fmt::format("{}, {}, {} devices, segments of {}", name_of(purpose), name_of(dtype),
+                                 devices, segment_tokens));
         std::vector<std::int64_t> totals;
-        const std::vector<EntryBytes> peaks =
-            ledgers({.purpose = purpose, .dtype = dtype, .devices = devices}, kTokens, totals);
+        const std::vector<EntryBytes> peaks = ledgers({.purpose = purpose,
+                                                       .dtype = dtype,
+                                                       .devices = devices,
+                                                       .segment_tokens = segment_tokens,
+                                                       .spills = spills},
+                                                      kTokens, totals);
         const MemoryModel model({.config = small_model(),
                                  .purpose = purpose,
                                  .dtype = dtype,
                                  .block_tokens = 64,
-                                 .devices = devices});
+                                 .devices = devices,
+                                 .segment_tokens = segment_tokens,
+                                 .spills = spills,
+                                 .answer_tokens = purpose == Purpose::generate ? 1 : 0});
         const EntryBytes planned = model.entries(kTokens);
         for (std::size_t entry = 0; entry < planned.size(); ++entry) {
           if (entry == scratch) continue;

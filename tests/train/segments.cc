@@ -2,8 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <set>
+#include <thread>
 
+#include "rondo/plan/spill_time.h"
 #include "tests/train/training_support.h"
 
 namespace rondo {
@@ -144,6 +149,132 @@ TEST(Segments, BoundTheMemory) {
   const std::int64_t small = peak(2048, true), large = peak(20480, true);
   EXPECT_LE(large - small, (20480 - 2048) * kPerToken + 4 * 4096);
   EXPECT_GE(peak(20480, false), large + 4 * (20480 - 2048) * 32 * 5);
+}
+
+/// A disk that takes its time.
+class SlowFiles final : public FileSystem {
+ public:
+  std::ptrdiff_t read_at(int descriptor, std::span<std::byte> bytes, std::int64_t offset) override {
+    std::this_thread::sleep_for(kDelay);
+    ++reads;
+    return FileSystem::read_at(descriptor, bytes, offset);
+  }
+  static constexpr std::chrono::milliseconds kDelay{4};
+  std::atomic<int> reads = 0;
+};
+
+/// What a device waits for the disk stands in its step's account, and in the trace, as waiting for a hop
+/// does.
+TEST(Segments, WaitingForTheDiskIsExchange) {
+  const Corpus corpus = text().corpus();
+  const test::TemporaryFolder folder;
+  Case test = segmented_case();
+  SlowFiles files;
+  Trace trace;
+  test.execution.spill = folder.path(), test.execution.spill_files = &files;
+  test.execution.ring.trace = &trace;
+  StepReport report;
+  test::spawn(
+      1,
+      [&](Context& context, Communicator& communicator) {
+        Trainer trainer(context, communicator, test.config, test.recipe, test.execution, corpus);
+        trainer.initialise();
+        report = trainer.step();
+      },
+      test.execution.ring);
+  const DeviceTimes& times = report.times.front();
+  EXPECT_NEAR(times.compute + times.exchange + times.wait, report.seconds, 1e-6);
+  // Two reads at a time, and a step that computes for a few milliseconds.
+  const double least = files.reads / 2 * std::chrono::duration<double>(SlowFiles::kDelay).count();
+  ASSERT_GT(files.reads, 40);
+  EXPECT_GT(times.exchange, 0.6 * least);
+  EXPECT_LE(times.exchange, report.seconds);
+  double traced = 0;
+  std::set<std::string> names;
+  for (const TraceEvent& event : trace.events())
+    if (event.category == std::string("exchange")) {
+      traced += static_cast<double>(event.end_ns - event.begin_ns) / 1e9;
+      names.insert(event.name);
+    }
+  EXPECT_NEAR(traced, times.exchange, 0.1 * times.exchange);
+  EXPECT_TRUE(names.contains("keys and values"));
+  EXPECT_TRUE(names.contains("layer inputs"));
+}
+
+/// Counts what goes to the disk and comes from it.
+class CountingFiles final : public FileSystem {
+ public:
+  std::ptrdiff_t read_at(int descriptor, std::span<std::byte> bytes, std::int64_t offset) override {
+    const std::ptrdiff_t count = FileSystem::read_at(descriptor, bytes, offset);
+    return read += count, count;
+  }
+  std::ptrdiff_t write_at(int descriptor, std::span<const std::byte> bytes, std::int64_t offset) override {
+    const std::ptrdiff_t count = FileSystem::write_at(descriptor, bytes, offset);
+    return written += count, count;
+  }
+  std::atomic<std::int64_t> read = 0, written = 0;
+};
+
+/// The planner's schedule of transfers is that of the engine.
+TEST(Segments, MoveTheBytesThatArePlanned) {
+  const Corpus corpus = text().corpus();
+  for (const std::int64_t layers : {2, 5})
+    for (const std::int64_t window : {0, 700}) {
+      const test::TemporaryFolder folder;
+      CountingFiles files;
+      Case test = segmented_case();
+      test.config.layers = layers, test.config.sliding_window = window;
+      test.recipe.context = 5000;
+      test.execution.spill = folder.path(), test.execution.spill_files = &files;
+      test::spawn(1, [&](Context& context, Communicator& communicator) {
+        Trainer trainer(context, communicator, test.config, test.recipe, test.execution, corpus);
+        trainer.initialise();
+        trainer.step();
+      });
+      const Hardware hardware{.name = "test",
+                              .memory_bytes_per_second = 1e10,
+                              .f32_flops = 1e11,
+                              .attention_efficiency = 0.8,
+                              .linear_efficiency = 0.8,
+                              .disk = {1e9, 1e9}};
+      const SpillTime planned = spill_time(
+          MemoryModel({.config = test.config, .segment_tokens = 512, .spills = true}), hardware, 5000);
+      EXPECT_EQ(planned.read, static_cast<double>(files.read)) << layers << " " << window;
+      EXPECT_EQ(planned.written, static_cast<double>(files.written)) << layers << " " << window;
+    }
+}
+
+/// The whole state of a step is eight times what the limit allows: same bits.
+TEST(Segments, AnEighthOfTheMemoryIsEnough) {
+  const test::Text files({30'000});
+  const Corpus corpus = files.corpus();
+  Case test = segmented_case();
+  test.config.layers = 12, test.config.sliding_window = 600;
+  test.config.q_heads = test.config.kv_heads = 1, test.config.head_dim = 32;
+  test.recipe.context = 24'000;
+  test.steps = 1;
+  std::int64_t held = 0;
+  const auto run = [&](std::int64_t limit) {
+    Outcome outcome;
+    test::spawn(1,
+                [&](Context& context, Communicator& communicator) {
+                  Trainer trainer(context, communicator, test.config, test.recipe, test.execution, corpus);
+                  trainer.initialise();
+                  const StepReport report = trainer.step();
+                  outcome.losses.push_back(report.loss), outcome.norms.push_back(report.gradient_norm);
+                  const std::span<const float> master = trainer.weights().master(1);
+                  outcome.parameters.assign(master.begin(), master.end());
+                  held = context.ledger.peak_total();
+                },
+                {.memory_limit = limit, .timeout = std::chrono::seconds(60)});
+    return outcome;
+  };
+  const Outcome in_memory = run(0);
+  const std::int64_t limit = held / 8;
+  const test::TemporaryFolder folder;
+  test.execution.spill = folder.path();
+  EXPECT_TRUE(run(limit) == in_memory);
+  EXPECT_LE(held, limit);
 }
 
 TEST(Segments, ThatCannotBeAreRefused) {
