@@ -221,6 +221,8 @@ std::string plan_json(const PlanFindings& f) {
               {"shard", name_of(run.shard)},
               {"layout", name_of(run.layout)},
               {"exchange", name_of(run.exchange)},
+              {"attention", name_of(run.attention)},
+              {"feedforward", name_of(run.feed_forward)},
               {"block_tokens", run.block_tokens},
               {"segment_tokens", run.segment_tokens},
               {"spills", run.spills},
