@@ -95,7 +95,7 @@ TEST(PlanTime, IsWithin20PercentOfStepsOutOfCore) {
   const TemporaryFolder folder;
   write_text(folder / "text", sample_text(60'000));
   write_text(folder / "config.json", kSteps[0].config);
-  const Words options{"--ctx-size", "16384", "--segment-tokens", "1024", "--spill", folder / "disk"};
+  const Words options{"--ctx-size", "8192", "--segment-tokens", "1024", "--spill", folder / "disk"};
   std::filesystem::create_directory(folder / "disk");
   double ratio = 0;
   for (int n = 0; n < 3 && std::abs(ratio - 1) > 0.2; ++n) {
