@@ -17,7 +17,7 @@ namespace rondo {
 struct RingOptions {
   int devices = 1;                ///< of this process; as many on each of the others
   int threads = 1;                ///< per device
-  Isa isa = default_isa();       ///< tier of the kernels
+  Isa isa = default_isa();        ///< tier of the kernels
   std::int64_t memory_limit = 0;  ///< bytes per device; 0 is no limit
   /// Longest wait for another device, longer than it may compute between two exchanges.
   std::chrono::milliseconds timeout = std::chrono::minutes(10);

@@ -14,7 +14,7 @@ namespace rondo {
 struct ContextOptions {
   int device = 0;                 ///< this device's place in the ring
   int threads = 1;                ///< threads that compute on it
-  Isa isa = default_isa();       ///< tier of its kernels
+  Isa isa = default_isa();        ///< tier of its kernels
   std::int64_t memory_limit = 0;  ///< bytes its ledger may reach; 0 is no limit
   Trace* trace = nullptr;         ///< where its events go, outlives it; null records nothing
 };
