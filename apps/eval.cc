@@ -129,21 +129,12 @@ std::int64_t fit_memory(const Arguments& arguments, const ModelConfig& config, c
                  .spills = arguments.spills(),
                  .keeps_work = !arguments.state.empty(),
                  .isa = ring.isa};
-  const bool chooses_segments = shape.spills && ring.memory_limit > 0 && !arguments.segments.given();
+  const bool fits_segments = shape.spills && ring.memory_limit > 0 && !arguments.segments.given();
   if (arguments.context == kAutoContext) {
-    check_argument(ring.memory_limit > 0, kOperation,
-                   "expected a --memory-limit for --ctx-size auto, got none");
-    RunShape least = shape;
-    if (chooses_segments) least.segment_tokens = kLeastSegmentStep;
-    const std::int64_t longest =
-        longest_context(MemoryModel(least), without_scratch(shape, ring.memory_limit)).tokens;
-    context = std::clamp<std::int64_t>(longest, 1, context);
+    context = fit_context(kOperation, shape, fits_segments, ring.memory_limit, context);
     if (ring.leads()) std::fprintf(stderr, "--ctx-size auto: %lld tokens\n", static_cast<long long>(context));
   }
-  if (chooses_segments)
-    if (const std::int64_t segment =
-            largest_segment(MemoryModel(shape), context, without_scratch(shape, ring.memory_limit)))
-      shape.segment_tokens = segment;
+  if (fits_segments) fit_segments(shape, context, without_scratch(shape, ring.memory_limit));
   check_fits(kOperation, MemoryModel(shape), context, ring.memory_limit);
   return shape.segment_tokens;
 }

@@ -53,6 +53,8 @@ std::string unexpected(const CLI::App& app, const std::vector<std::string>& argu
     const std::string name = argument.substr(0, argument.find('='));
     return where + "unknown option " + name + apps::did_you_mean(name, names);
   }
+  if (const auto before = app.remaining(true); rest.empty() && !before.empty())
+    return where + "expected its options after the command's name, got " + before.front() + " before it";
   return where + "unexpected argument '" + first + "'";
 }
 

@@ -190,12 +190,10 @@ PlanPoint point_at(const MemoryModel& memory, const Hardware& hardware, int devi
 /// Segments that were left to the memory, as train has them: the most tokens it has room for.
 void choose_segments(const PlanArguments& a, std::int64_t limit, RunShape& run) {
   if (!run.spills || a.segment_tokens > 0) return;
-  RunShape least = run;
-  least.segment_tokens = kLeastSegmentStep;
-  const std::int64_t context =
-      a.context > 0 ? a.context
-                    : std::max<std::int64_t>(1, longest_context(MemoryModel(least), limit).tokens);
-  if (const std::int64_t fits = largest_segment(MemoryModel(run), context, limit)) run.segment_tokens = fits;
+  const MemoryModel shortest(with_shortest_segments(run));
+  fit_segments(run,
+               a.context > 0 ? a.context : std::max<std::int64_t>(1, longest_context(shortest, limit).tokens),
+               limit);
 }
 
 PlanFindings find(const PlanArguments& a, Hardware hardware) {

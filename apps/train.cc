@@ -120,6 +120,17 @@ void say_what_begins(const TrainPlan& plan, double peak) {
   std::fputs(lines.c_str(), stderr);
 }
 
+/// What is left of a run that failed; empty where there is none. What is there, not what this process was
+/// told: the failure may have come right after the last one.
+fs::path last_checkpoint(const TrainPlan& plan) {
+  try {
+    const std::vector<fs::path> saved = list_checkpoints(plan.run.out);
+    return saved.empty() ? fs::path() : saved.back();
+  } catch (const fs::filesystem_error&) {
+    return {};  // the folder is out of reach too; the failure itself matters more
+  }
+}
+
 /// Runs; a failure after the first step is one of running, and says what is left of the run.
 TrainingResult train_watched(const TrainPlan& plan, TrainWatch& watch) {
   try {
@@ -127,11 +138,9 @@ TrainingResult train_watched(const TrainPlan& plan, TrainWatch& watch) {
   } catch (const std::exception& error) {
     watch.finish();
     if (watch.steps() == 0) throw;
-    // What is there, not what this process was told: the failure may have come right after the last one.
-    const std::vector<fs::path> saved = list_checkpoints(plan.run.out);
-    throw RunFailure(std::string(error.what()) + (saved.empty()
-                                                      ? "; no checkpoint was written yet"
-                                                      : "; the last checkpoint is " + saved.back().string()));
+    const fs::path last = last_checkpoint(plan);
+    throw RunFailure(error.what() + (last.empty() ? std::string("; no checkpoint was written yet")
+                                                  : "; the last checkpoint is " + last.string()));
   }
 }
 
@@ -185,12 +194,20 @@ std::string options_beside_checkpoint(const CLI::App& command) {
   return words;
 }
 
-/// What a process without device 0 does: its part of the ring, in silence.
+/// What a process without device 0 does: its part of the ring, in silence. When the ring breaks it may be the
+/// process with device 0 that is gone, so each says what is left.
 int follow(const TrainArguments& arguments, TrainPlan& plan) {
   Trace trace(kMostEvents);
   plan.run.execution.ring.trace = &trace;
   plan.run.stop = &stop_on_signals("");
-  const TrainingResult result = run_training(plan.run, {});
+  TrainingResult result;
+  try {
+    result = run_training(plan.run, {});
+  } catch (const CommunicationError& error) {
+    const fs::path last = last_checkpoint(plan);
+    if (last.empty()) throw;
+    throw RunFailure(error.what() + ("; the last checkpoint is " + last.string()));
+  }
   if (result.stopped) return kStoppedStatus;
   if (arguments.sample_tokens > 0) write_sample(arguments, plan, result.checkpoint);
   return 0;

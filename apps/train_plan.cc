@@ -252,23 +252,17 @@ void fit_memory(const TrainArguments& arguments, TrainPlan& plan) {
                  .segment_tokens = execution.segment_tokens,
                  .spills = !execution.spill.empty(),
                  .isa = execution.ring.isa};
-  const std::int64_t usable = without_scratch(shape, limit);
+  const bool fits_segments = shape.spills && limit > 0 && !arguments.segments.given();
   std::int64_t& context = run.recipe.context;
   if (context == 0) {
-    check_argument(limit > 0, kOperation, "expected a --memory-limit for --ctx-size auto, got none");
-    RunShape least = shape;  // with segments that may be shorter, by the shortest there are
-    if (shape.spills && !arguments.segments.given()) least.segment_tokens = kLeastSegmentStep;
-    const std::int64_t longest = longest_context(MemoryModel(least), usable).tokens;
-    check_fits(kOperation, MemoryModel(least), std::max<std::int64_t>(1, longest), limit);
-    context = std::min(longest, plan.corpus->tokens() - 1);
+    const std::int64_t all = plan.corpus->tokens() - 1;
+    context = fit_context(kOperation, shape, fits_segments, limit, all);
     run.config.max_positions = std::max(run.config.max_positions, context);
     plan.note +=
-        fmt::format("--ctx-size auto: {} tokens{}\n", context, context < longest ? ", all of the text" : "");
+        fmt::format("--ctx-size auto: {} tokens{}\n", context, context == all ? ", all of the text" : "");
   }
-  if (shape.spills && limit > 0 && !arguments.segments.given()) {
-    const std::int64_t segment = largest_segment(MemoryModel(shape), context, usable);
-    if (segment > 0) execution.segment_tokens = shape.segment_tokens = segment;
-  }
+  if (fits_segments) fit_segments(shape, context, without_scratch(shape, limit));
+  execution.segment_tokens = shape.segment_tokens;
   if (!arguments.start_anyway) check_fits(kOperation, MemoryModel(shape), context, limit);
 }
 

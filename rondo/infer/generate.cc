@@ -73,16 +73,14 @@ void fit_memory(const LoadedModel& model, std::int64_t prompt, GenerateOptions& 
   if (options.fit_answer) {
     check_argument(limit > 0, kOperation, "expected a --memory-limit for --ctx-size auto, got none");
     // With segments that may be shorter, by the shortest there are.
-    RunShape least = run;
-    if (options.fit_segments) least.segment_tokens = kLeastSegmentStep;
-    const std::int64_t answer = longest_answer(least, prompt, options.max_tokens, usable);
+    const std::int64_t answer = longest_answer(options.fit_segments ? with_shortest_segments(run) : run,
+                                               prompt, options.max_tokens, usable);
     options.max_tokens = std::min(options.max_tokens, std::max<std::int64_t>(1, answer));
   }
   if (options.capacity == 0) options.capacity = prompt + options.max_tokens;
   run.answer_tokens = options.capacity - prompt;
-  if (options.fit_segments && limit > 0)
-    if (const std::int64_t segment = largest_segment(MemoryModel(run), options.capacity, usable))
-      options.model.segment_tokens = run.segment_tokens = segment;
+  if (options.fit_segments && limit > 0) fit_segments(run, options.capacity, usable);
+  options.model.segment_tokens = run.segment_tokens;
   check_fits(kOperation, MemoryModel(run), options.capacity, limit);
 }
 

@@ -1,6 +1,5 @@
 #include "rondo/model/segment_store.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "rondo/core/error.h"
@@ -15,102 +14,70 @@ SegmentStore::SegmentStore(Context& context, SpillDisk* disk, const SegmentStore
     all_ = context.arena.allocate(options.entry, bytes * options.segments, options.what);
     return;
   }
-  slots_.resize(std::min(kSlots, static_cast<std::size_t>(options.segments)));
-  for (Slot& slot : slots_) slot.memory = context.arena.allocate(options.entry, bytes, options.what);
+  slots_ = Slots(options.segments);
+  for (Slots::Slot& slot : slots_)
+    slot.content.memory = context.arena.allocate(options.entry, bytes, options.what);
   file_.emplace(*disk, bytes, options.segments, options.what, options.name);
 }
 
 SegmentStore::~SegmentStore() {
-  for (Slot& slot : slots_) {
+  for (Slots::Slot& slot : slots_) {
     try {
-      if (slot.transfer) disk_->wait(slot.transfer);
+      if (slot.content.transfer) disk_->wait(slot.content.transfer);
     } catch (const IoError&) {  // nobody reads it any more
     }
   }
 }
 
-SegmentStore::Slot* SegmentStore::find(std::int64_t segment) {
-  for (Slot& slot : slots_)
-    if (slot.segment == segment) return &slot;
-  return nullptr;
-}
-
-void SegmentStore::settle(Slot& slot) {
-  if (!slot.transfer) return;
-  const bool done = disk_->done(slot.transfer);
+void SegmentStore::settle(Slots::Slot& slot) {
+  if (!slot.content.transfer) return;
+  const bool done = disk_->done(slot.content.transfer);
   std::optional<DeviceTrace::Span> span;
   if (!done) span.emplace(context_->trace, "exchange", context_->trace.enabled() ? options_.what : "");
-  const SpillTransferPtr transfer = std::exchange(slot.transfer, nullptr);
+  const SpillTransferPtr transfer = std::exchange(slot.content.transfer, nullptr);
   disk_->wait(transfer);
 }
 
-SegmentStore::Slot& SegmentStore::make_room(std::int64_t segment) {
-  Slot* oldest = nullptr;
-  for (Slot& slot : slots_) {
-    if (slot.segment == held_ && held_ >= 0) continue;
-    if (oldest == nullptr || slot.used < oldest->used) oldest = &slot;
-  }
-  RONDO_ASSERT(oldest != nullptr);
-  settle(*oldest);
-  oldest->segment = segment;
-  oldest->used = ++uses_;
-  return *oldest;
+void SegmentStore::start_read(Slots::Slot& slot) {
+  slot.content.transfer = file_->start_read(slot.segment, slot.content.memory.as<std::byte>());
 }
 
-SegmentStore::Slot& SegmentStore::fetch(std::int64_t segment) {
-  if (Slot* found = find(segment)) return *found;
-  Slot& slot = make_room(segment);
-  slot.transfer = file_->start_read(segment, slot.memory.as<std::byte>());
-  slot.leaves = false;
-  return slot;
-}
-
-SegmentStore::Slot& SegmentStore::hold(std::int64_t segment, std::int64_t ahead) {
-  RONDO_ASSERT(segment >= 0 && segment < options_.segments && ahead < options_.segments);
-  held_ = -1;
-  Slot& slot = fetch(segment);
-  slot.used = ++uses_;
-  held_ = segment;
-  if (ahead >= 0 && slots_.size() > 1) fetch(ahead);
-  return slot;
+std::byte* SegmentStore::in_memory(std::int64_t segment) const {
+  return all_.as<std::byte>() + segment * options_.segment_bytes;
 }
 
 const std::byte* SegmentStore::read(std::int64_t segment, std::int64_t ahead) {
-  if (disk_ == nullptr) return all_.as<std::byte>() + segment * options_.segment_bytes;
-  Slot& slot = hold(segment, ahead);
+  RONDO_ASSERT(segment >= 0 && segment < options_.segments && ahead < options_.segments);
+  if (disk_ == nullptr) return in_memory(segment);
+  Slots::Slot& slot = slots_.hold(segment, ahead, *this);
   if (!slot.leaves) settle(slot);
-  return slot.memory.as<std::byte>();
+  return slot.content.memory.as<std::byte>();
 }
 
 std::byte* SegmentStore::change(std::int64_t segment, std::int64_t ahead) {
-  if (disk_ == nullptr) return all_.as<std::byte>() + segment * options_.segment_bytes;
-  Slot& slot = hold(segment, ahead);
+  RONDO_ASSERT(segment >= 0 && segment < options_.segments && ahead < options_.segments);
+  if (disk_ == nullptr) return in_memory(segment);
+  Slots::Slot& slot = slots_.hold(segment, ahead, *this);
   settle(slot);
-  return slot.memory.as<std::byte>();
+  return slot.content.memory.as<std::byte>();
 }
 
 std::byte* SegmentStore::write(std::int64_t segment) {
   RONDO_ASSERT(segment >= 0 && segment < options_.segments);
-  if (disk_ == nullptr) return all_.as<std::byte>() + segment * options_.segment_bytes;
-  held_ = -1;
-  Slot* slot = find(segment);
-  if (slot == nullptr) slot = &make_room(segment);
-  settle(*slot);
-  slot->used = ++uses_;
-  held_ = segment;
-  return slot->memory.as<std::byte>();
+  if (disk_ == nullptr) return in_memory(segment);
+  return slots_.take(segment, *this).content.memory.as<std::byte>();
 }
 
 void SegmentStore::written(std::int64_t segment) {
   if (disk_ == nullptr) return;
-  Slot* slot = find(segment);
-  RONDO_ASSERT(slot != nullptr && held_ == segment && !slot->transfer);
-  slot->transfer = file_->start_write(segment, slot->memory.as<std::byte>());
-  slot->leaves = true;
+  Slots::Slot& slot = slots_.held();
+  RONDO_ASSERT(slot.segment == segment && !slot.content.transfer);
+  slot.content.transfer = file_->start_write(segment, slot.content.memory.as<std::byte>());
+  slot.leaves = true;
 }
 
 void SegmentStore::settle_writes() {
-  for (Slot& slot : slots_)
+  for (Slots::Slot& slot : slots_)
     if (slot.leaves) settle(slot);
 }
 
@@ -123,11 +90,8 @@ const std::vector<std::uint64_t>& SegmentStore::flush() {
 
 void SegmentStore::restore(std::vector<std::uint64_t> checksums) {
   RONDO_ASSERT(disk_ != nullptr);
-  for (Slot& slot : slots_) {
-    settle(slot);
-    slot.segment = -1;
-  }
-  held_ = -1;
+  for (Slots::Slot& slot : slots_) settle(slot);
+  slots_.forget();
   file_->restore(std::move(checksums));
 }
 

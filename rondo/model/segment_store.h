@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "rondo/core/context.h"
+#include "rondo/io/segment_slots.h"
 #include "rondo/io/spill.h"
 
 namespace rondo {
@@ -45,30 +46,23 @@ class SegmentStore {
   void restore(std::vector<std::uint64_t> checksums);
 
  private:
-  /// One is worked on, one comes, one goes.
-  static constexpr std::size_t kSlots = 3;
-  struct Slot {
-    std::int64_t segment = -1, used = 0;
+  struct Held {
     Buffer memory;
     SpillTransferPtr transfer;  ///< under way, or null
-    bool leaves = false;        ///< it is a write
   };
-
-  Slot* find(std::int64_t segment);
-  /// A slot for a segment that has none: the one that was not used for longest.
-  Slot& make_room(std::int64_t segment);
-  void settle(Slot& slot);
+  using Slots = SegmentSlots<Held>;
+  friend Slots;
+  void settle(Slots::Slot& slot);
+  void start_read(Slots::Slot& slot);
   void settle_writes();
-  Slot& fetch(std::int64_t segment);
-  Slot& hold(std::int64_t segment, std::int64_t ahead);
+  std::byte* in_memory(std::int64_t segment) const;
 
   Context* context_;
   SpillDisk* disk_;
   SegmentStoreOptions options_;
   Buffer all_;  ///< where there is no disk
   std::optional<SpillFile> file_;
-  std::vector<Slot> slots_;
-  std::int64_t held_ = -1, uses_ = 0;
+  Slots slots_;
 };
 
 }  // namespace rondo

@@ -8,7 +8,6 @@
 #include "rondo/core/error.h"
 
 namespace rondo {
-
 namespace {
 
 constexpr int kMostDevices = 1024;
@@ -89,10 +88,6 @@ std::vector<std::string> ways_to_fit(const MemoryModel& memory, std::int64_t con
   return ways;
 }
 
-}  // namespace
-
-namespace {
-
 /// What a thread packs of a weight's gradient at most: up to 768 and 1,536 lines of 512 words, in tiles that
 /// are dealt out to the threads (kernels/cpu/outer_product.cc).
 std::int64_t weight_gradient_scratch(std::int64_t outputs, std::int64_t inputs, std::int64_t threads) {
@@ -114,10 +109,10 @@ std::int64_t without_scratch(const RunShape& run, std::int64_t limit) {
   const std::int64_t d = (run.config.head_dim + 15) / 16 * 16;
   const std::int64_t backward =
       4 * (kQueries * (5 * d + 2) + 4 * kKeys * d + 2 * kKeys * kTile + 2 * kTile * d);
-  // Vanilla attention has none of it, but sums over queries that pack 768 of its rows and a head, 512 tokens
-  // of each (kernels/cpu/outer_product.cc).
-  constexpr std::int64_t kVanilla = 4 * (768 + 256) * 512;
-  std::int64_t most = std::max(kLeast, run.attention == AttentionForm::vanilla ? kVanilla : backward);
+  // Vanilla attention has none of it, but sums over queries, which is the product of a weight's gradient.
+  constexpr std::int64_t kMostLines = 768, kLargestHead = 256;
+  const std::int64_t vanilla = weight_gradient_scratch(kMostLines, kLargestHead, 1);
+  std::int64_t most = std::max(kLeast, run.attention == AttentionForm::vanilla ? vanilla : backward);
   const std::int64_t C = run.config.width, Q = run.config.q_heads * run.config.head_dim;
   for (const std::int64_t other : {run.config.ffn, run.config.vocabulary, Q})
     for (const auto& [outputs, inputs] : {std::pair{other, C}, std::pair{C, other}})
@@ -148,6 +143,26 @@ std::int64_t largest_segment(const MemoryModel& memory, std::int64_t context, st
   for (run.segment_tokens = kMost; run.segment_tokens > 0; run.segment_tokens -= kLeastSegmentStep)
     if (fits(MemoryModel(run), context, limit)) return run.segment_tokens;
   return 0;
+}
+
+RunShape with_shortest_segments(RunShape run) {
+  run.segment_tokens = kLeastSegmentStep;
+  return run;
+}
+
+void fit_segments(RunShape& run, std::int64_t context, std::int64_t usable) {
+  if (const std::int64_t tokens = largest_segment(MemoryModel(run), context, usable); tokens > 0)
+    run.segment_tokens = tokens;
+}
+
+std::int64_t fit_context(const char* operation, const RunShape& run, bool fits_segments, std::int64_t limit,
+                         std::int64_t most) {
+  check_argument(limit > 0, operation, "expected a --memory-limit for --ctx-size auto, got none");
+  const MemoryModel memory(fits_segments ? with_shortest_segments(run) : run);
+  const std::int64_t longest =
+      std::max<std::int64_t>(1, longest_context(memory, without_scratch(run, limit)).tokens);
+  check_fits(operation, memory, longest, limit);
+  return std::min(longest, most);
 }
 
 void check_fits(const char* operation, const MemoryModel& memory, std::int64_t context, std::int64_t limit) {

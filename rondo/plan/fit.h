@@ -20,6 +20,18 @@ int fewest_devices(const MemoryModel& memory, std::int64_t context, std::int64_t
 /// are not for it.
 std::int64_t largest_segment(const MemoryModel& memory, std::int64_t context, std::int64_t limit);
 
+/// `run` with the shortest segments there are: what does not fit with these fits with none.
+RunShape with_shortest_segments(RunShape run);
+
+/// Segments that were left to the memory: the largest that fit `usable` bytes, or as they were where none do.
+void fit_segments(RunShape& run, std::int64_t context, std::int64_t usable);
+
+/// A context that was left to the memory (--ctx-size auto): the longest, up to `most`, that leaves room for
+/// the kernels' scratch (without_scratch) under `limit`, and at least a token; `fits_segments` where segments
+/// are left to the memory too. Throws ArgumentError where there is no limit (0), or as check_fits() does.
+std::int64_t fit_context(const char* operation, const RunShape& run, bool fits_segments, std::int64_t limit,
+                         std::int64_t most);
+
 /// Throws ArgumentError when a device would pass the limit (0: there is none) even without any scratch: with
 /// the ledger's numbers, and each option that alone would make the run fit.
 void check_fits(const char* operation, const MemoryModel& memory, std::int64_t context, std::int64_t limit);

@@ -2,10 +2,10 @@
 // The clocks of a device and of its disk, and on them what a model/segment_store.h does.
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
-#include <vector>
 
+#include "rondo/core/error.h"
+#include "rondo/io/segment_slots.h"
 #include "rondo/plan/hardware.h"
 
 namespace rondo {
@@ -51,71 +51,30 @@ class Clocks {
 class StoreClock {
  public:
   StoreClock(Clocks& clocks, double token_bytes, std::int64_t segment_tokens, std::int64_t segments)
-      : clocks_(&clocks),
-        bytes_(token_bytes * static_cast<double>(segment_tokens)),
-        slots_(static_cast<std::size_t>(std::min<std::int64_t>(3, segments))) {}
+      : clocks_(&clocks), bytes_(token_bytes * static_cast<double>(segment_tokens)), slots_(segments) {}
 
   void read(std::int64_t segment, std::int64_t ahead) {
-    Slot& slot = hold(segment, ahead);
-    if (!slot.leaves) clocks_->wait(slot.ready);
+    Slots::Slot& slot = slots_.hold(segment, ahead, *this);
+    if (!slot.leaves) settle(slot);
   }
-  void change(std::int64_t segment, std::int64_t ahead) { clocks_->wait(hold(segment, ahead).ready); }
-  void write(std::int64_t segment) {
-    held_ = -1;
-    Slot* slot = find(segment);
-    if (slot == nullptr) slot = &make_room(segment);
-    clocks_->wait(slot->ready);
-    slot->used = ++uses_;
-    held_ = segment;
-  }
+  void change(std::int64_t segment, std::int64_t ahead) { settle(slots_.hold(segment, ahead, *this)); }
+  void write(std::int64_t segment) { slots_.take(segment, *this); }
   void written(std::int64_t segment) {
-    Slot* slot = find(segment);
-    slot->ready = clocks_->write(bytes_);
-    slot->leaves = true;
+    Slots::Slot& slot = slots_.held();
+    RONDO_ASSERT(slot.segment == segment);
+    slot.content = clocks_->write(bytes_);
+    slot.leaves = true;
   }
 
  private:
-  struct Slot {
-    std::int64_t segment = -1, used = 0;
-    double ready = 0;  ///< when its transfer has ended
-    bool leaves = false;
-  };
-  Slot* find(std::int64_t segment) {
-    for (Slot& slot : slots_)
-      if (slot.segment == segment) return &slot;
-    return nullptr;
-  }
-  Slot& make_room(std::int64_t segment) {
-    Slot* oldest = nullptr;
-    for (Slot& slot : slots_) {
-      if (slot.segment == held_ && held_ >= 0) continue;
-      if (oldest == nullptr || slot.used < oldest->used) oldest = &slot;
-    }
-    clocks_->wait(oldest->ready);
-    oldest->segment = segment;
-    oldest->used = ++uses_;
-    return *oldest;
-  }
-  Slot& fetch(std::int64_t segment) {
-    if (Slot* found = find(segment)) return *found;
-    Slot& slot = make_room(segment);
-    slot.ready = clocks_->read(bytes_);
-    slot.leaves = false;
-    return slot;
-  }
-  Slot& hold(std::int64_t segment, std::int64_t ahead) {
-    held_ = -1;
-    Slot& slot = fetch(segment);
-    slot.used = ++uses_;
-    held_ = segment;
-    if (ahead >= 0 && slots_.size() > 1) fetch(ahead);
-    return slot;
-  }
+  using Slots = SegmentSlots<double>;  ///< when the transfer has ended
+  friend Slots;
+  void settle(Slots::Slot& slot) { clocks_->wait(slot.content); }
+  void start_read(Slots::Slot& slot) { slot.content = clocks_->read(bytes_); }
 
   Clocks* clocks_;
   double bytes_;
-  std::vector<Slot> slots_;
-  std::int64_t held_ = -1, uses_ = 0;
+  Slots slots_;
 };
 
 }  // namespace rondo

@@ -45,6 +45,8 @@ class BadInput : public testing::Test {
 TEST_F(BadInput, OptionsAreNamed) {
   expect_refused({"trian"}, {"trian", "did you mean train?"});
   expect_refused(train({"--stepz", "5"}), {"--stepz", "did you mean --steps?"});
+  expect_refused({"--steps", "5", "train", "text"}, {"train", "after the command's name", "--steps"});
+  expect_refused({"bench", "--ctx", "attention"}, {"bench attention", "after the command's name", "--ctx"});
   expect_refused(train({"--kv-heads", "1", "--steps", "-5"}), {"--steps", "'-5'"});
   expect_refused(train({"--kv-heads", "1", "--steps", "0"}), {"--steps", "'0'"});
   expect_refused(train({"--kv-heads", "1", "--steps", "many"}), {"--steps", "many"});

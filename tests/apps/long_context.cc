@@ -79,6 +79,12 @@ TEST_F(LongContext, GoesOnWhereItStopped) {
   EXPECT_EQ(text("out/64-1e-2-16.json"), redone);
   EXPECT_EQ(text("out/512-1e-2-512.json"), kept);
   EXPECT_EQ(std::filesystem::last_write_time(folder_ / "out/512-1e-2-512.json"), written);
+  // As if another was stopped before its first checkpoint.
+  std::filesystem::remove(folder_ / "out/64-1e-2-16.json");
+  for (const char* step : {"step-00000002", "step-00000004"})
+    std::filesystem::remove_all(folder_ / "out/64-1e-2" / step);
+  ASSERT_EQ(script(), 0) << text("stderr");
+  EXPECT_EQ(text("out/64-1e-2-16.json"), redone);
   EXPECT_EQ(script("--seed 2"), 2);
   EXPECT_NE(text("stderr").find("expected the settings of"), std::string::npos);
 }

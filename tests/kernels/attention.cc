@@ -2,64 +2,33 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/kernels/attention_support.h"
+#include "tests/kernels/attention_cases.h"
 
 namespace rondo::attention_test {
 namespace {
 
-class AttentionForwardOf : public testing::TestWithParam<std::tuple<Isa, DType>> {
+class AttentionForwardOf : public OfATierAndDType {
  protected:
-  Isa isa() const { return std::get<0>(GetParam()); }
-  DType dtype() const { return std::get<1>(GetParam()); }
-  void expect_right(Case c) {
-    c.dtype = dtype();
-    EXPECT_EQ(forward_failure(c, isa()), "");
+  void expect_right(const Cases& cases) const {
+    for (Case c : cases) {
+      c.dtype = dtype();
+      EXPECT_EQ(forward_failure(c, isa()), "");
+    }
   }
 };
 
-TEST_P(AttentionForwardOf, HeadSizes) {
-  for (const auto& [D, E] :
-       {std::pair{4, 4}, {5, 7}, {8, 32}, {31, 33}, {64, 64}, {96, 17}, {127, 129}, {256, 256}})
-    expect_right({.T = 37, .S = 50, .D = D, .E = E});
-}
-
-TEST_P(AttentionForwardOf, Lengths) {
-  for (const auto& [T, S] :
-       {std::pair{1, 1}, {1, 300}, {3, 65}, {8, 64}, {63, 63}, {64, 64}, {65, 129}, {257, 70}, {300, 1}})
-    expect_right({.T = T, .S = S, .D = 12, .E = 9});
-}
-
-TEST_P(AttentionForwardOf, CausalAndWindows) {
-  const Range all{0, 150};
-  for (const Band band : {Band{.hi = 0}, Band{-20, 0}, Band{-3, 3}, Band{.hi = -1}, Band{.lo = 1},
-                          Band{70, 71}, Band{0, 0}, Band{-1000, 1000}, Band{5, 4}})
-    expect_right({.T = 150, .S = 150, .D = 16, .E = 16, .tiles = {{.q = all, .k = all, .band = band}}});
-}
-
-TEST_P(AttentionForwardOf, AnyTiles) {
-  for (std::uint64_t seed = 0; seed < 12; ++seed)
-    expect_right({.T = 140,
-                  .S = 180,
-                  .H = 2,
-                  .D = 8,
-                  .E = 12,
-                  .tiles = random_tiles(seed, 140, 180, 12u << (seed % 5))});
-}
-
-TEST_P(AttentionForwardOf, ManyTinyTiles) {
-  expect_right({.T = 70, .S = 70, .D = 8, .E = 8, .tiles = random_tiles(3, 70, 70, 2)});
-}
-
-TEST_P(AttentionForwardOf, GroupedHeadsAndStrides) {
-  for (const auto& [H, G] : {std::pair{4, 4}, {4, 2}, {6, 1}})
-    expect_right({.T = 70, .S = 70, .H = H, .G = G, .D = 20, .E = 10, .gap = 3});
-}
+TEST_P(AttentionForwardOf, HeadSizes) { expect_right(head_sizes()); }
+TEST_P(AttentionForwardOf, Lengths) { expect_right(lengths()); }
+TEST_P(AttentionForwardOf, CausalAndWindows) { expect_right(causal_and_windows()); }
+TEST_P(AttentionForwardOf, AnyTiles) { expect_right(any_tiles()); }
+TEST_P(AttentionForwardOf, ManyTinyTiles) { expect_right(many_tiny_tiles()); }
+TEST_P(AttentionForwardOf, GroupedHeadsAndStrides) { expect_right(grouped_heads_and_strides()); }
 
 TEST_P(AttentionForwardOf, Softcap) {
   for (const float cap : {0.5f, 5.0f, 50.0f}) {
     Case c{.T = 70, .S = 90, .D = 16, .E = 16, .tiles = random_tiles(5, 70, 90, 60)};
     c.params = {.scale = 1.5f, .softcap = cap};
-    expect_right(c);
+    expect_right({c});
   }
 }
 
@@ -67,17 +36,11 @@ TEST_P(AttentionForwardOf, Dropout) {
   for (const float p : {0.1f, 0.5f, 0.9f}) {
     Case c{.T = 70, .S = 130, .H = 3, .D = 16, .E = 16, .tiles = random_tiles(6, 70, 130, 60)};
     c.params.dropout = {p, dropout_key(1, 2, 3)};
-    expect_right(c);
+    expect_right({c});
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Tiers, AttentionForwardOf,
-                         testing::Combine(testing::ValuesIn(tiers()),
-                                          testing::Values(DType::f32, DType::bf16)),
-                         [](const auto& param) {
-                           return std::string(name_of(std::get<0>(param.param))) + "_" +
-                                  name_of(std::get<1>(param.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Tiers, AttentionForwardOf, every_tier_and_dtype(), tier_and_dtype);
 
 class AttentionForwardOn : public testing::TestWithParam<Isa> {};
 

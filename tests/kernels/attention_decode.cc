@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/kernels/attention_support.h"
+#include "tests/kernels/attention_cases.h"
 
 namespace rondo::attention_test {
 namespace {
@@ -51,10 +51,8 @@ std::string decode_failure(const Case& incomplete, Isa isa) {
   return "";
 }
 
-class AttentionDecodeOf : public testing::TestWithParam<std::tuple<Isa, DType>> {
+class AttentionDecodeOf : public OfATierAndDType {
  protected:
-  Isa isa() const { return std::get<0>(GetParam()); }
-  DType dtype() const { return std::get<1>(GetParam()); }
   void expect_right(Case c) {
     c.dtype = dtype();
     EXPECT_EQ(decode_failure(c, isa()), "");
@@ -133,13 +131,7 @@ TEST_P(AttentionDecodeOf, Softcap) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Tiers, AttentionDecodeOf,
-                         testing::Combine(testing::ValuesIn(tiers()),
-                                          testing::Values(DType::f32, DType::bf16)),
-                         [](const auto& param) {
-                           return std::string(name_of(std::get<0>(param.param))) + "_" +
-                                  name_of(std::get<1>(param.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Tiers, AttentionDecodeOf, every_tier_and_dtype(), tier_and_dtype);
 
 class AttentionDecodeOn : public testing::TestWithParam<Isa> {};
 

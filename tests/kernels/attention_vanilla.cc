@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/kernels/attention_support.h"
+#include "tests/kernels/attention_cases.h"
 
 namespace rondo::attention_test {
 namespace {
@@ -42,13 +42,19 @@ Vanilla run_vanilla(const Case& c, const Inputs& in, Isa isa, double before = 0)
   return {out.doubles(), {dq.doubles(), dk.doubles(), dv.doubles()}, std::move(p)};
 }
 
-class AttentionVanillaOf : public testing::TestWithParam<std::tuple<Isa, DType>> {
+class AttentionVanillaOf : public OfATierAndDType {
  protected:
-  Isa isa() const { return std::get<0>(GetParam()); }
+  void expect_right(const Cases& cases) const {
+    for (Case c : cases) {
+      c.dtype = dtype();
+      check(completed(c));
+    }
+  }
+
+ private:
   /// Within the bounds that the other attention kernels are held to.
-  void expect_right(Case incomplete) {
-    incomplete.dtype = std::get<1>(GetParam());
-    const Case c = completed(incomplete);
+  void check(const Case& c) const {
+    SCOPED_TRACE(fmt::format("T {}, S {}, H {}, G {}, D {}, E {}", c.T, c.S, c.H, c.G, c.D, c.E));
     const Inputs in(c);
     const reference::AttentionProblem problem = problem_of(c, in);
     const reference::AttentionResult expected = reference::attention_forward(problem);
@@ -62,49 +68,17 @@ class AttentionVanillaOf : public testing::TestWithParam<std::tuple<Isa, DType>>
   }
 };
 
-TEST_P(AttentionVanillaOf, HeadSizes) {
-  for (const auto& [D, E] : {std::pair{4, 4}, {5, 7}, {8, 32}, {31, 33}, {64, 64}, {127, 129}, {256, 256}}) {
-    SCOPED_TRACE(fmt::format("D {}, E {}", D, E));
-    expect_right({.T = 37, .S = 50, .D = D, .E = E});
-  }
-}
+TEST_P(AttentionVanillaOf, HeadSizes) { expect_right(head_sizes()); }
+TEST_P(AttentionVanillaOf, Lengths) { expect_right(lengths()); }
+TEST_P(AttentionVanillaOf, CausalAndWindows) { expect_right(causal_and_windows()); }
+TEST_P(AttentionVanillaOf, AnyTiles) { expect_right(any_tiles()); }
+TEST_P(AttentionVanillaOf, ManyTinyTiles) { expect_right(many_tiny_tiles()); }
+TEST_P(AttentionVanillaOf, GroupedHeadsAndStrides) { expect_right(grouped_heads_and_strides()); }
 
-TEST_P(AttentionVanillaOf, Lengths) {
-  for (const auto& [T, S] : {std::pair{1, 1}, {1, 300}, {3, 65}, {64, 64}, {65, 129}, {300, 1}, {700, 600}}) {
-    SCOPED_TRACE(fmt::format("T {}, S {}", T, S));
-    expect_right({.T = T, .S = S, .D = 12, .E = 9});
-  }
-}
+// More queries than a product over them packs at once (512, kernels/cpu/outer_product.cc).
+TEST_P(AttentionVanillaOf, ManyTokens) { expect_right({{.T = 700, .S = 600, .D = 12, .E = 9}}); }
 
-TEST_P(AttentionVanillaOf, CausalAndWindows) {
-  const Range all{0, 150};
-  for (const Band band :
-       {Band{.hi = 0}, Band{-20, 0}, Band{-3, 3}, Band{.hi = -1}, Band{.lo = 1}, Band{5, 4}})
-    expect_right({.T = 150, .S = 150, .D = 16, .E = 16, .tiles = {{.q = all, .k = all, .band = band}}});
-}
-
-TEST_P(AttentionVanillaOf, AnyTiles) {
-  for (std::uint64_t seed = 0; seed < 6; ++seed)
-    expect_right({.T = 140,
-                  .S = 180,
-                  .H = 2,
-                  .D = 8,
-                  .E = 12,
-                  .tiles = random_tiles(seed, 140, 180, 12u << (seed % 5))});
-}
-
-TEST_P(AttentionVanillaOf, GroupedHeadsAndStrides) {
-  for (const auto& [H, G] : {std::pair{4, 4}, {4, 2}, {6, 1}})
-    expect_right({.T = 70, .S = 70, .H = H, .G = G, .D = 20, .E = 10, .gap = 3});
-}
-
-INSTANTIATE_TEST_SUITE_P(Tiers, AttentionVanillaOf,
-                         testing::Combine(testing::ValuesIn(tiers()),
-                                          testing::Values(DType::f32, DType::bf16)),
-                         [](const auto& param) {
-                           return std::string(name_of(std::get<0>(param.param))) + "_" +
-                                  name_of(std::get<1>(param.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Tiers, AttentionVanillaOf, every_tier_and_dtype(), tier_and_dtype);
 
 TEST(AttentionVanilla, ThreadsDoNotChangeBits) {
   for (const DType dtype : {DType::f32, DType::bf16}) {

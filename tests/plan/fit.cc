@@ -66,6 +66,32 @@ TEST(Fit, WhatIsSaidToDoDoes) {
   EXPECT_TRUE(!fits(run, context) || run.segment_tokens > 8192);
 }
 
+TEST(Fit, ChoosesContextAndSegments) {
+  const RunShape run = shape();
+  const std::int64_t limit = 300 * kMiB, usable = without_scratch(run, limit);
+  const std::int64_t longest = longest_context(MemoryModel(run), usable).tokens;
+  EXPECT_EQ(fit_context("train", run, false, limit, 1'000'000), longest);
+  EXPECT_EQ(fit_context("train", run, false, limit, 1000), 1000);
+  RunShape spills = run;
+  spills.spills = true;
+  const std::int64_t context = fit_context("train", spills, true, limit, 1'000'000);
+  EXPECT_GT(context, longest);
+  fit_segments(spills, context, usable);
+  EXPECT_EQ(spills.segment_tokens, largest_segment(MemoryModel(spills), context, usable));
+  EXPECT_GT(spills.segment_tokens, 0);
+  EXPECT_EQ(refusal(spills, context, usable), "");
+  EXPECT_THROW(fit_context("train", run, false, 0, 1000), ArgumentError);
+  EXPECT_THROW(fit_context("train", run, false, kMiB, 1000), ArgumentError);
+  // Room for a token, but not for it and all scratch that there may be.
+  const MemoryModel memory(run);
+  EXPECT_EQ(fit_context("train", run, false, memory.peak(memory.entries(1)), 1000), 1);
+  // Where no segment fits they stay as they were.
+  RunShape small = spills;
+  small.segment_tokens = 512;
+  fit_segments(small, context, kMiB);
+  EXPECT_EQ(small.segment_tokens, 512);
+}
+
 /// The forms that hold a block at a time, where they help, and no ring where there is none.
 TEST(Fit, NamesTheFormsThatWouldFit) {
   RunShape run = shape();

@@ -162,21 +162,11 @@ void backward_head(Stream& stream, const AttentionVanillaBackward& args, const s
 }
 
 void check_backward(const char* operation, const AttentionVanillaBackward& args) {
-  const ConstTensor &q = args.q_THD, &k = args.k_SGD, &v = args.v_SGE;
-  check_attention_inputs(operation, q, k, v);
+  check_attention_gradients(operation, args);
   check_params(operation, args.params);
-  check_attention_tensor(operation, "dout", args.dout_THE, q.tokens, q.heads, v.dim);
-  check_argument(args.dout_THE.dtype == q.dtype, operation, "expected dout of q's dtype {}, got {}",
-                 name_of(q.dtype), name_of(args.dout_THE.dtype));
-  check_attention_tensor(operation, "dq", args.dq_THD, q.tokens, q.heads, q.dim);
-  check_attention_tensor(operation, "dk", args.dk_SGD, k.tokens, k.heads, k.dim);
-  check_attention_tensor(operation, "dv", args.dv_SGE, v.tokens, v.heads, v.dim);
-  for (const Tensor& gradient : {args.dq_THD, args.dk_SGD, args.dv_SGE})
-    check_argument(gradient.dtype == DType::f32, operation, "expected gradients of float32, got {}",
-                   name_of(gradient.dtype));
-  check_scores(operation, q, k, args.p_HTS);
-  check_scores(operation, q, k, args.ds_HTS);
-  check_widened(operation, q, args.widened);
+  check_scores(operation, args.q_THD, args.k_SGD, args.p_HTS);
+  check_scores(operation, args.q_THD, args.k_SGD, args.ds_HTS);
+  check_widened(operation, args.q_THD, args.widened);
 }
 
 }  // namespace
