@@ -3,8 +3,11 @@
 #include <mpi.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <list>
+#include <string_view>
+#include <vector>
 
 #include "rondo/comm/processes.h"
 #include "rondo/core/error.h"
@@ -41,11 +44,11 @@ class MpiProcesses final : public Processes {
     check_mpi(MPI_Comm_set_errhandler(all_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check_mpi(MPI_Comm_rank(all_, &rank_), "MPI_Comm_rank");
     check_mpi(MPI_Comm_size(all_, &size_), "MPI_Comm_size");
-    MPI_Comm host = MPI_COMM_NULL;
-    check_mpi(MPI_Comm_split_type(all_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
+    check_mpi(MPI_Comm_split_type(all_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host_),
               "MPI_Comm_split_type");
-    check_mpi(MPI_Comm_size(host, &on_this_host_), "MPI_Comm_size");
-    check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
+    check_mpi(MPI_Comm_size(host_, &on_this_host_), "MPI_Comm_size");
+    windows_.resize(static_cast<std::size_t>(size_));
+    if (on_this_host_ > 1) share_memory();
   }
   /// Finalizing waits for all processes, without a limit. One that fails must not: it leaves, and the
   /// launcher, which sees that, ends those that are left. Nor one that cannot know that all others come.
@@ -55,6 +58,11 @@ class MpiProcesses final : public Processes {
     const bool fails = std::uncaught_exceptions() > 0;
     const bool in_peace = size_ == 1 || part_in_peace(fails ? std::chrono::seconds(1) : longest_wait());
     if (fails || !in_peace) return;
+    if (window_of(rank_)) {
+      MPI_Win_unlock_all(shared_);
+      MPI_Win_free(&shared_);
+    }
+    MPI_Comm_free(&host_);
     MPI_Comm_free(&all_);
     MPI_Finalize();
   }
@@ -62,6 +70,7 @@ class MpiProcesses final : public Processes {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int on_this_host() const override { return on_this_host_; }
+  HostWindow window_of(int process) const override { return windows_[static_cast<std::size_t>(process)]; }
 
   TransferPtr send(int to, int channel, Parcel parcel) override {
     auto transfer = std::make_unique<MpiTransfer>(*this, std::move(parcel), false);
@@ -79,6 +88,44 @@ class MpiProcesses final : public Processes {
   }
 
  private:
+  /// For comparison, or where there is little of such memory, RONDO_HOST_WINDOW=off sends everything through
+  /// MPI.
+  static bool wants_window() {
+    const char* words = std::getenv("RONDO_HOST_WINDOW");
+    return words == nullptr || std::string_view(words) != "off";
+  }
+  bool all_here(bool yes) const {
+    int own = yes ? 1 : 0, all = 0;
+    check_mpi(MPI_Allreduce(&own, &all, 1, MPI_INT, MPI_MIN, host_), "MPI_Allreduce");
+    return all != 0;
+  }
+  /// Memory of each process that all of its host read in place: on all of them or, where one has or wants
+  /// none, on none.
+  void share_memory() {
+    check_mpi(MPI_Comm_set_errhandler(host_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    if (!all_here(wants_window())) return;
+    void* own = nullptr;
+    const int status = MPI_Win_allocate_shared(static_cast<MPI_Aint>(HostWindow::kBytes), 1, MPI_INFO_NULL,
+                                               host_, &own, &shared_);
+    if (!all_here(status == MPI_SUCCESS)) return;
+    HostWindow(static_cast<std::byte*>(own)).clear();
+    check_mpi(MPI_Win_lock_all(MPI_MODE_NOCHECK, shared_), "MPI_Win_lock_all");
+    check_mpi(MPI_Barrier(host_), "MPI_Barrier");
+    MPI_Group everybody = MPI_GROUP_NULL, here = MPI_GROUP_NULL;
+    check_mpi(MPI_Comm_group(all_, &everybody), "MPI_Comm_group");
+    check_mpi(MPI_Comm_group(host_, &here), "MPI_Comm_group");
+    for (int n = 0; n < on_this_host_; ++n) {
+      int process = 0, unit = 0;
+      MPI_Aint bytes = 0;
+      void* memory = nullptr;
+      check_mpi(MPI_Group_translate_ranks(here, 1, &n, everybody, &process), "MPI_Group_translate_ranks");
+      check_mpi(MPI_Win_shared_query(shared_, n, &bytes, &unit, &memory), "MPI_Win_shared_query");
+      windows_[static_cast<std::size_t>(process)] = HostWindow(static_cast<std::byte*>(memory));
+    }
+    MPI_Group_free(&here);
+    MPI_Group_free(&everybody);
+  }
+
   class MpiTransfer final : public Transfer {
    public:
     MpiTransfer(MpiProcesses& owner, Parcel parcel, bool receives)
@@ -105,7 +152,9 @@ class MpiProcesses final : public Processes {
     MPI_Request request_ = MPI_REQUEST_NULL;
   };
 
-  MPI_Comm all_ = MPI_COMM_NULL;
+  MPI_Comm all_ = MPI_COMM_NULL, host_ = MPI_COMM_NULL;
+  MPI_Win shared_ = MPI_WIN_NULL;
+  std::vector<HostWindow> windows_;  ///< of all processes; none but on this host
   int rank_ = 0, size_ = 1, on_this_host_ = 1;
   bool owns_ = false;
   std::list<Parcel> given_up_;  ///< MPI may still touch them

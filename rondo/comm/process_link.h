@@ -60,14 +60,17 @@ class ProcessLink final : private Watched {
 
  private:
   struct Note;
+  /// Of a payload. Where the sender's window is shared it lies there, and its number is in the parcel.
   struct Piece {
     Processes::TransferPtr transfer;
     Parcel parcel;
+    std::int64_t bytes = 0;
   };
   /// The payload of a message.
   struct Flow {
     MessagePtr message;
     bool outgoing = false;
+    HostWindow window;  ///< the sender's, if this is shared
     std::int64_t bytes = 0, begun = 0, ended = 0;
     std::deque<Piece> pieces = {};  ///< under way, oldest first
   };
@@ -98,6 +101,9 @@ class ProcessLink final : private Watched {
   bool move_payloads();
   bool advance(Flow& flow);
   bool begin_pieces(Flow& flow);
+  Parcel parcel_of(const Flow& flow, std::int64_t bytes);
+  std::optional<Parcel> fill_piece(Flow& flow, std::int64_t bytes);
+  void empty_piece(Flow& flow, const Piece& piece);
   bool end_pieces(Flow& flow);
   /// Keeps the memory of a message from going away; false when it has.
   bool borrow(const MessagePtr& message);

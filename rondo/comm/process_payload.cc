@@ -1,5 +1,6 @@
 // Payload between processes: in pieces, through memory of the link, so that a device that fails can take its
-// own memory away while the network is still busy.
+// own memory away while the network is still busy. Between processes of one host that memory is shared, and
+// read where it lies; MPI moves only the numbers of its pieces.
 
 #include <algorithm>
 #include <cstring>
@@ -10,7 +11,8 @@ namespace rondo {
 
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
+constexpr auto kPieceBytes = static_cast<std::int64_t>(HostWindow::kPieceBytes);
+constexpr std::size_t kNumberBytes = sizeof(int);
 constexpr std::size_t kPiecesUnderWay = 8;  // of one message
 
 }  // namespace
@@ -47,7 +49,13 @@ bool ProcessLink::move_payloads() {
   for (MessagePtr& message : matched) {
     const bool outgoing = is_local(message->from);
     const std::int64_t bytes = message->source.bytes();
-    flows_.push_back({.message = std::move(message), .outgoing = outgoing, .bytes = bytes});
+    const int peer = peer_of(*message);
+    const bool share = static_cast<bool>(processes_->window_of(peer));
+    flows_.push_back(
+        {.message = std::move(message),
+         .outgoing = outgoing,
+         .window = share ? processes_->window_of(outgoing ? processes_->rank() : peer) : HostWindow(),
+         .bytes = bytes});
   }
   for (Flow& flow : flows_) moved = advance(flow) || moved;
   std::erase_if(flows_, [](const Flow& flow) { return flow.ended == flow.bytes; });
@@ -67,54 +75,84 @@ bool ProcessLink::advance(Flow& flow) {
   return true;
 }
 
+Parcel ProcessLink::parcel_of(const Flow& flow, std::int64_t bytes) {
+  if (flow.window) return {std::make_shared<std::byte[]>(kNumberBytes), kNumberBytes};
+  Parcel parcel{nullptr, static_cast<std::size_t>(bytes)};
+  if (spare_.empty()) {
+    parcel.data = std::make_shared<std::byte[]>(HostWindow::kPieceBytes);
+  } else {
+    parcel.data = std::move(spare_.back().data);
+    spare_.pop_back();
+  }
+  return parcel;
+}
+
+/// The next bytes of what is sent; none where they have no place yet, or are no longer there.
+std::optional<Parcel> ProcessLink::fill_piece(Flow& flow, std::int64_t bytes) {
+  const int number = flow.window ? flow.window.claim() : 0;
+  if (number < 0) return std::nullopt;
+  if (!borrow(flow.message)) {
+    if (flow.window) flow.window.release(number);
+    return std::nullopt;
+  }
+  Parcel parcel = parcel_of(flow, bytes);
+  std::byte* into = flow.window ? flow.window.piece(number) : parcel.data.get();
+  std::memcpy(into, static_cast<const std::byte*>(flow.message->source.data) + flow.begun,
+              static_cast<std::size_t>(bytes));
+  give_back(flow.message);
+  if (flow.window) std::memcpy(parcel.data.get(), &number, sizeof(number));
+  return parcel;
+}
+
+/// Takes what has arrived to where it belongs.
+void ProcessLink::empty_piece(Flow& flow, const Piece& piece) {
+  const Message& message = *flow.message;
+  const std::byte* from = piece.parcel.data.get();
+  int number = 0;
+  if (flow.window) {
+    std::memcpy(&number, from, sizeof(number));
+    from = flow.window.piece(number);
+  }
+  std::byte* into = static_cast<std::byte*>(message.destination.data) + flow.ended;
+  if (message.kind == Message::Kind::add) {
+    auto* sum = reinterpret_cast<float*>(into);
+    const auto* term = reinterpret_cast<const float*>(from);
+    for (std::int64_t i = 0; i < piece.bytes / size_of(DType::f32); ++i) sum[i] += term[i];
+  } else {
+    std::memcpy(into, from, static_cast<std::size_t>(piece.bytes));
+  }
+  if (flow.window) flow.window.release(number);
+}
+
 bool ProcessLink::begin_pieces(Flow& flow) {
-  Message& message = *flow.message;
+  const Message& message = *flow.message;
   const int process = peer_of(message);
   bool moved = false;
   while (flow.begun < flow.bytes && flow.pieces.size() < kPiecesUnderWay) {
-    const auto bytes =
-        std::min(kPieceBytes, static_cast<std::size_t>(flow.bytes) - static_cast<std::size_t>(flow.begun));
-    Parcel parcel{nullptr, bytes};
-    if (spare_.empty()) {
-      parcel.data = std::make_shared<std::byte[]>(kPieceBytes);
-    } else {
-      parcel.data = std::move(spare_.back().data);
-      spare_.pop_back();
-    }
-    if (flow.outgoing) {
-      if (!borrow(flow.message)) return moved;
-      std::memcpy(parcel.data.get(), static_cast<const std::byte*>(message.source.data) + flow.begun, bytes);
-      give_back(flow.message);
-    }
-    flow.pieces.push_back({flow.outgoing ? processes_->send(process, message.channel, parcel)
-                                         : processes_->receive(process, message.channel, parcel),
-                           parcel});
-    flow.begun += static_cast<std::int64_t>(bytes);
+    const std::int64_t bytes = std::min(kPieceBytes, flow.bytes - flow.begun);
+    std::optional<Parcel> parcel = flow.outgoing ? fill_piece(flow, bytes) : parcel_of(flow, bytes);
+    if (!parcel) return moved;
+    flow.pieces.push_back({flow.outgoing ? processes_->send(process, message.channel, *parcel)
+                                         : processes_->receive(process, message.channel, *parcel),
+                           *parcel, bytes});
+    flow.begun += bytes;
     moved = true;
   }
   return moved;
 }
 
 bool ProcessLink::end_pieces(Flow& flow) {
-  Message& message = *flow.message;
   bool moved = false;
   while (!flow.pieces.empty() && flow.pieces.front().transfer->done()) {
     if (!flow.outgoing && !borrow(flow.message)) return moved;
-    Parcel parcel = std::move(flow.pieces.front().parcel);
+    Piece piece = std::move(flow.pieces.front());
     flow.pieces.pop_front();
     if (!flow.outgoing) {
-      std::byte* into = static_cast<std::byte*>(message.destination.data) + flow.ended;
-      if (message.kind == Message::Kind::add) {
-        auto* sum = reinterpret_cast<float*>(into);
-        const auto* term = reinterpret_cast<const float*>(parcel.data.get());
-        for (std::size_t i = 0; i < parcel.bytes / sizeof(float); ++i) sum[i] += term[i];
-      } else {
-        std::memcpy(into, parcel.data.get(), parcel.bytes);
-      }
+      empty_piece(flow, piece);
       give_back(flow.message);
     }
-    flow.ended += static_cast<std::int64_t>(parcel.bytes);
-    spare_.push_back(std::move(parcel));
+    flow.ended += piece.bytes;
+    if (!flow.window) spare_.push_back(std::move(piece.parcel));
     moved = true;
   }
   return moved;

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "rondo/comm/host_window.h"
+
 namespace rondo {
 
 class Watchdog;
@@ -37,6 +39,8 @@ class Processes {
   virtual int size() const = 0;
   /// How many of them run on this process' host, itself included.
   virtual int on_this_host() const = 0;
+  /// A process' memory that this one shares; none where they do not run on one host, or share none.
+  virtual HostWindow window_of(int process) const = 0;
   /// Parcels from one process to another on one channel arrive in the order in which they were sent, and are
   /// received in the order in which receives were posted.
   virtual TransferPtr send(int to, int channel, Parcel parcel) = 0;

@@ -68,5 +68,42 @@ TEST(Overlap, CanBeSwitchedOff) {
   });
 }
 
+// More than all pieces of a window at once, both ways, to be taken and to be added.
+TEST(HostWindows, AreReadInPlace) {
+  constexpr std::size_t kMany = 3 * HostWindow::kBytes / sizeof(float) / 2 + 5;
+  MemoryNetwork network(true);
+  on_two_processes(true, network, [&](Context&, Communicator& comm) {
+    const auto device = static_cast<float>(comm.device());
+    std::vector<float> own(kMany), taken(kMany, -1), sum(kMany, 3);
+    for (std::size_t n = 0; n < kMany; ++n) own[n] = device + static_cast<float>(n % 1000);
+    const int other = 1 - comm.device();
+    const auto sent = comm.send(other, 1, tensor_of(own)), sent_again = comm.send(other, 2, tensor_of(own));
+    const auto received = comm.receive(other, 1, tensor_of(taken));
+    const auto added = comm.receive_add(other, 2, tensor_of(sum));
+    for (Request* transfer : {received.get(), added.get(), sent.get(), sent_again.get()})
+      comm.wait(*transfer, "a test");
+    bool right = true;
+    for (std::size_t n = 0; n < kMany; ++n) {
+      const float expected = 1 - device + static_cast<float>(n % 1000);
+      right = right && taken[n] == expected && sum[n] == expected + 3;
+    }
+    EXPECT_TRUE(right);
+  });
+  EXPECT_LT(network.bytes_taken(), kBytes / 4);  // notes and numbers alone
+}
+
+TEST(HostWindows, GiveOutEachPieceOnceUntilItIsReleased) {
+  MemoryNetwork network(true);
+  const HostWindow window = network.window_of(0);
+  for (int n = 0; n < HostWindow::kPieces; ++n) EXPECT_EQ(window.claim(), n);
+  EXPECT_EQ(window.claim(), -1);
+  window.release(7);
+  EXPECT_EQ(window.claim(), 7);
+  EXPECT_EQ(window.piece(1) - window.piece(0), static_cast<std::ptrdiff_t>(HostWindow::kPieceBytes));
+  EXPECT_LE(window.piece(HostWindow::kPieces - 1) + HostWindow::kPieceBytes - HostWindow::kBytes,
+            window.piece(0) - HostWindow::kPieces * 64);
+  EXPECT_FALSE(MemoryNetwork().window_of(0));
+}
+
 }  // namespace
 }  // namespace rondo

@@ -47,6 +47,12 @@ TEST_P(AttentionBackwardOf, Dropout) {
 
 INSTANTIATE_TEST_SUITE_P(Tiers, AttentionBackwardOf, every_tier_and_dtype(), tier_and_dtype);
 
+void expect_equal(const Gradients& one, const Gradients& other) {
+  EXPECT_EQ(one.dq, other.dq);
+  EXPECT_EQ(one.dk, other.dk);
+  EXPECT_EQ(one.dv, other.dv);
+}
+
 class AttentionBackwardOn : public testing::TestWithParam<Isa> {};
 
 TEST_P(AttentionBackwardOn, ThreadsDoNotChangeBits) {
@@ -58,19 +64,15 @@ TEST_P(AttentionBackwardOn, ThreadsDoNotChangeBits) {
     const Inputs in(c);
     const Gradients one = backward(c, in, GetParam());
     for (c.threads = 2; c.threads <= 3; ++c.threads) {
-      const Gradients more = backward(c, in, GetParam());
-      EXPECT_EQ(one.dq, more.dq);
-      EXPECT_EQ(one.dk, more.dk);
-      EXPECT_EQ(one.dv, more.dv);
+      expect_equal(one, backward(c, in, GetParam()));
     }
   }
 }
 
-/// Long enough for several chunks of queries and ranges of keys: every cell of their grid is computed once,
-/// and by any number of threads alike.
-TEST_P(AttentionBackwardOn, ManyCells) {
-  Case c = completed({.T = 1100, .S = 1101, .H = 2, .G = 1, .D = 4, .E = 6, .tiles = {}});
-  c.tiles = {{.q = {0, 1100}, .k = {0, 1101}, .band = {.lo = -900, .hi = 3}}};
+// Several chunks of queries, each of two heads, take turns at keys that they share.
+TEST_P(AttentionBackwardOn, ManyRows) {
+  Case c = completed({.T = 2 * kernels::kBackwardQueries + 9, .S = 1101, .H = 2, .G = 1, .D = 4, .E = 6});
+  c.tiles = {{.q = {0, c.T}, .k = {0, c.S}, .band = {.lo = -3900, .hi = 3}}};
   for (const DType dtype : {DType::f32, DType::bf16}) {
     c.dtype = dtype;
     c.threads = 1;
@@ -78,10 +80,23 @@ TEST_P(AttentionBackwardOn, ManyCells) {
     const Inputs in(c);
     const Gradients one = backward(c, in, GetParam());
     c.threads = 3;
-    const Gradients more = backward(c, in, GetParam());
-    EXPECT_EQ(one.dq, more.dq);
-    EXPECT_EQ(one.dk, more.dk);
-    EXPECT_EQ(one.dv, more.dv);
+    expect_equal(one, backward(c, in, GetParam()));
+  }
+}
+
+// Tiles that come back to the same keys: none adds to them before those who are first have done with them.
+TEST_P(AttentionBackwardOn, TurnsAreKeptInAnyTiles) {
+  for (std::uint64_t seed = 0; seed < 10; ++seed) {
+    Case c = completed({.T = 150,
+                        .S = 700,
+                        .H = 6,
+                        .G = 1,
+                        .D = 4,
+                        .E = 4,
+                        .tiles = random_tiles(seed, 150, 700, 40u << (seed % 5))});
+    const Inputs in(c);
+    const Gradients one = backward(c, in, GetParam());
+    for (c.threads = 2; c.threads <= 6; c.threads += 2) expect_equal(one, backward(c, in, GetParam()));
   }
 }
 

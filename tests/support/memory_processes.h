@@ -6,6 +6,7 @@
 #include <cstring>
 #include <list>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <utility>
 
@@ -22,6 +23,20 @@ class MemoryNetwork {
     bool taken = false;
   };
   using EnvelopePtr = std::shared_ptr<Envelope>;
+
+  /// `one_host`: its processes share memory.
+  explicit MemoryNetwork(bool one_host = false) : one_host_(one_host) {}
+
+  HostWindow window_of(int process) {
+    if (!one_host_) return {};
+    const std::lock_guard lock(mutex_);
+    auto& memory = windows_[process];
+    if (!memory) {
+      memory = std::make_unique<Window>();
+      HostWindow(memory->bytes).clear();
+    }
+    return HostWindow(memory->bytes);
+  }
 
   EnvelopePtr put(int from, int to, int channel, Parcel parcel) {
     const std::lock_guard lock(mutex_);
@@ -52,8 +67,13 @@ class MemoryNetwork {
   }
 
  private:
+  struct alignas(64) Window {
+    std::byte bytes[HostWindow::kBytes];
+  };
+  const bool one_host_;
   std::mutex mutex_;
   std::size_t bytes_taken_ = 0;
+  std::map<int, std::unique_ptr<Window>> windows_;               // by process
   std::map<std::pair<int, int>, std::list<EnvelopePtr>> boxes_;  // by receiver and channel
 };
 
@@ -63,6 +83,7 @@ class MemoryProcesses final : public Processes {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int on_this_host() const override { return size_; }
+  HostWindow window_of(int process) const override { return network_.window_of(process); }
   TransferPtr send(int to, int channel, Parcel parcel) override {
     // Short ones are buffered, as MPI does; long ones are done when they were received.
     const bool buffered = parcel.bytes <= 4096;

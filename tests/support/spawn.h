@@ -30,13 +30,13 @@ inline bool repeats_another(const std::exception_ptr& failure) {
   }
 }
 
-/// The same with the devices divided over processes, `own` on each; the exception of the process where
-/// something failed is rethrown.
+/// The same with the devices divided over processes of one host, `own` on each; the exception of the process
+/// where something failed is rethrown.
 inline void spawn_divided(int devices, int own, const std::function<void(Context&, Communicator&)>& fn,
                           RingOptions options = {.timeout = std::chrono::seconds(60)}) {
   if (own == devices) return spawn(devices, fn, options);
   options.devices = own;
-  MemoryNetwork network;
+  MemoryNetwork network(true);
   const int processes = devices / own;
   std::vector<std::exception_ptr> failures(static_cast<std::size_t>(processes));
   {

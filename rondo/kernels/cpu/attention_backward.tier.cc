@@ -263,23 +263,28 @@ Ahead queries_ahead(const Backward<Element>& w, i64 n) {
 
 /// One tile, kBackwardKeys keys at a time.
 template <class Element>
-void backward_tile(Backward<Element>& w, const TileBox& box, const Extent& extent) {
+void backward_tile(Backward<Element>& w, i64 tile, const Extent& extent) {
+  const TileBox& box = w.rule.tiles[tile];
+  const BackwardTask& task = w.task;
   for (i64 first = extent.k_begin; first < extent.k_end; first += kBackwardKeys) {
     const i64 loaded = least(kBackwardKeys, extent.k_end - first);
     load_keys(w, box.k_begin + first, loaded);
-    for (i64 origin = w.task.q_begin; origin < w.task.q_end; origin += kTile) {
-      if (w.task.meanwhile != nullptr) w.task.meanwhile(w.task.meanwhile_self);
-      w.ahead = queries_ahead(w, origin + kTile - w.task.q_begin);
+    for (i64 origin = task.q_begin; origin < task.q_end; origin += kTile) {
+      if (task.meanwhile != nullptr) task.meanwhile(task.meanwhile_self);
+      w.ahead = queries_ahead(w, origin + kTile - task.q_begin);
       for (i64 k0 = first; k0 < first + loaded; k0 += kBackwardBlock) {
         const i64 k1 = least(k0 + kBackwardBlock, first + loaded);
-        Extent seen = visible_extent(box, {origin, least(origin + kTile, w.task.q_end), k0, k1});
+        Extent seen = visible_extent(box, {origin, least(origin + kTile, task.q_end), k0, k1});
         if (seen.empty()) continue;
         seen.k_begin -= (seen.k_begin - first) % Element::kPerWord;
         make_part(box, seen, origin, w.part);
         backward_part(w, box, origin, seen.k_begin - first);
       }
     }
+    const i64 key_end = box.k_begin + first + loaded;
+    if (task.take_turn != nullptr) task.take_turn(task.turn, key_end);
     flush_keys(w, box.k_begin + first, loaded);
+    if (task.give_turn != nullptr) task.give_turn(task.turn, tile, key_end);
   }
 }
 
@@ -331,12 +336,11 @@ void backward_task(const BackwardTask& task) {
   bool packed = false;
   for (i64 n = 0; n < w.rule.tile_count; ++n) {
     const TileBox& box = w.rule.tiles[n];
-    const Extent seen = visible_extent(box, {task.q_begin, task.q_end, most(0, task.k_begin - box.k_begin),
-                                             least(box.k_end, task.k_end) - box.k_begin});
+    const Extent seen = visible_extent(box, {task.q_begin, task.q_end, 0, box.k_end - box.k_begin});
     if (seen.empty()) continue;
     if (!packed) pack_queries(w);
     packed = true;
-    backward_tile(w, box, seen);
+    backward_tile(w, n, seen);
   }
   if (packed) flush_queries(w);
 }

@@ -52,15 +52,18 @@ struct ForwardTask {
   float* scratch;
 };
 
-/// Backward of the queries [q_begin, q_end) and keys [k_begin, k_end) of one head; q_begin is a multiple of
-/// kQueryTile. Gradients are added to. Tasks that share neither queries nor keys may run at once.
+/// Backward of the queries [q_begin, q_end) of one head; q_begin is a multiple of kQueryTile. Gradients are
+/// added to. Tasks that share keys may run at once if they take turns (key_turns.h).
 struct BackwardTask {
   void (*meanwhile)(void*);  ///< as in ForwardTask
   void* meanwhile_self;
+  void (*take_turn)(void* self, std::int64_t key_end);  ///< before dK and dV are added to; null: it always is
+  void (*give_turn)(void* self, std::int64_t tile, std::int64_t key_end);  ///< after
+  void* turn;
   HeadView q, k, v, dout;
   const ScoreRule* rule;
   std::uint32_t head;
-  std::int64_t q_begin, q_end, k_begin, k_end;
+  std::int64_t q_begin, q_end;
   const float *lse_T, *delta_T;  ///< of the head
   float *dq, *dk, *dv;
   std::int64_t dq_token_stride, dk_token_stride, dv_token_stride;
