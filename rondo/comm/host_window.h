@@ -7,35 +7,45 @@
 
 namespace rondo {
 
-/// One process' pieces in such memory. It claims and fills them, the process that a piece is for reads it
-/// where it lies and releases it. Which piece is for whom goes another way, that also orders the memory (a
-/// message).
+/// One process' pieces in such memory. It claims and fills them; the process that a piece is for, which a
+/// message tells its number, reads it where it lies and releases it; then the owner takes it back.
 class HostWindow {
  public:
   static constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
   static constexpr int kPieces = 32;
-  static constexpr std::size_t kBytes = kPieces * (kPieceBytes + 64);
+  static constexpr std::size_t kLine = 64;  ///< bytes of a line of the caches, for a piece's state
+  static constexpr std::size_t kBytes = kPieces * (kPieceBytes + kLine);
 
   /// None: where the processes share no memory.
   HostWindow() = default;
-  /// `memory`: kBytes of it, at a multiple of 64.
+  /// `memory`: kBytes of zeros, at a multiple of kLine.
   explicit HostWindow(std::byte* memory) : memory_(memory) {}
   explicit operator bool() const { return memory_ != nullptr; }
 
-  /// By its owner, before any other call: all pieces are free.
-  void clear() const {
-    for (int n = 0; n < kPieces; ++n) state(n).store(kFree, std::memory_order_release);
-  }
-  /// By its owner: the number of a free piece, which is no longer free; -1: there is none.
+  // By its owner, one thread at a time.
+  /// The number of a free piece, which no longer is; -1: there is none.
   int claim() const {
     for (int n = 0; n < kPieces; ++n) {
-      if (state(n).load(std::memory_order_acquire) != kFree) continue;
+      if (state(n).load(std::memory_order_relaxed) != kFree) continue;
       state(n).store(kClaimed, std::memory_order_relaxed);
       return n;
     }
     return -1;
   }
-  void release(int number) const { state(number).store(kFree, std::memory_order_release); }
+  void fill(int number) const { state(number).store(kFilled, std::memory_order_release); }
+  /// Whether it has been released, and if so it is free.
+  bool take_back(int number) const {
+    if (state(number).load(std::memory_order_acquire) != kReleased) return false;
+    state(number).store(kFree, std::memory_order_relaxed);
+    return true;
+  }
+
+  // By the process that a piece is for.
+  bool is_filled(int number) const {
+    return number >= 0 && number < kPieces && state(number).load(std::memory_order_acquire) == kFilled;
+  }
+  void release(int number) const { state(number).store(kReleased, std::memory_order_release); }
+
   /// kPieceBytes.
   std::byte* piece(int number) const {
     return memory_ + kPieces * kLine + static_cast<std::size_t>(number) * kPieceBytes;
@@ -43,8 +53,7 @@ class HostWindow {
 
  private:
   using Word = std::uint32_t;
-  static constexpr std::size_t kLine = 64;  // a state for each line of the caches
-  static constexpr Word kFree = 0, kClaimed = 1;
+  static constexpr Word kFree = 0, kClaimed = 1, kFilled = 2, kReleased = 3;
   static_assert(std::atomic_ref<Word>::is_always_lock_free);
   std::atomic_ref<Word> state(int number) const {
     return std::atomic_ref<Word>(

@@ -1,11 +1,15 @@
 // Processes that MPI connects. Only non-blocking calls of MPI-3, but for starting and ending.
 
+#include <fcntl.h>
 #include <mpi.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
 #include <list>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -58,10 +62,6 @@ class MpiProcesses final : public Processes {
     const bool fails = std::uncaught_exceptions() > 0;
     const bool in_peace = size_ == 1 || part_in_peace(fails ? std::chrono::seconds(1) : longest_wait());
     if (fails || !in_peace) return;
-    if (window_of(rank_)) {
-      MPI_Win_unlock_all(shared_);
-      MPI_Win_free(&shared_);
-    }
     MPI_Comm_free(&host_);
     MPI_Comm_free(&all_);
     MPI_Finalize();
@@ -100,30 +100,34 @@ class MpiProcesses final : public Processes {
     return all != 0;
   }
   /// Memory of each process that all of its host read in place: on all of them or, where one has or wants
-  /// none, on none.
+  /// none, on none. It has no name, and goes with the last process that has it.
   void share_memory() {
-    check_mpi(MPI_Comm_set_errhandler(host_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     if (!all_here(wants_window())) return;
-    void* own = nullptr;
-    const int status = MPI_Win_allocate_shared(static_cast<MPI_Aint>(HostWindow::kBytes), 1, MPI_INFO_NULL,
-                                               host_, &own, &shared_);
-    if (!all_here(status == MPI_SUCCESS)) return;
-    HostWindow(static_cast<std::byte*>(own)).clear();
-    check_mpi(MPI_Win_lock_all(MPI_MODE_NOCHECK, shared_), "MPI_Win_lock_all");
-    check_mpi(MPI_Barrier(host_), "MPI_Barrier");
-    MPI_Group everybody = MPI_GROUP_NULL, here = MPI_GROUP_NULL;
-    check_mpi(MPI_Comm_group(all_, &everybody), "MPI_Comm_group");
-    check_mpi(MPI_Comm_group(host_, &here), "MPI_Comm_group");
-    for (int n = 0; n < on_this_host_; ++n) {
-      int process = 0, unit = 0;
-      MPI_Aint bytes = 0;
-      void* memory = nullptr;
-      check_mpi(MPI_Group_translate_ranks(here, 1, &n, everybody, &process), "MPI_Group_translate_ranks");
-      check_mpi(MPI_Win_shared_query(shared_, n, &bytes, &unit, &memory), "MPI_Win_shared_query");
-      windows_[static_cast<std::size_t>(process)] = HostWindow(static_cast<std::byte*>(memory));
+    const int file = memfd_create("rondo", MFD_CLOEXEC);
+    const auto size = static_cast<off_t>(HostWindow::kBytes);
+    const bool has = file >= 0 && ftruncate(file, size) == 0 && posix_fallocate(file, 0, size) == 0;
+    struct Place {
+      int process, pid, file;
+    };
+    const Place own{rank_, static_cast<int>(getpid()), file};
+    std::vector<Place> places(static_cast<std::size_t>(on_this_host_));
+    check_mpi(MPI_Allgather(&own, 3, MPI_INT, places.data(), 3, MPI_INT, host_), "MPI_Allgather");
+    bool sees = has;
+    for (const Place& place : places) {
+      if (!sees) break;
+      std::byte* memory = map_file(fmt::format("/proc/{}/fd/{}", place.pid, place.file));
+      windows_[static_cast<std::size_t>(place.process)] = HostWindow(memory);
+      sees = memory != nullptr;
     }
-    MPI_Group_free(&here);
-    MPI_Group_free(&everybody);
+    if (!all_here(sees)) windows_.assign(windows_.size(), HostWindow());
+    if (file >= 0) close(file);  // what is mapped stays
+  }
+  static std::byte* map_file(const std::string& name) {
+    const int file = open(name.c_str(), O_RDWR | O_CLOEXEC);
+    if (file < 0) return nullptr;
+    void* memory = mmap(nullptr, HostWindow::kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
   }
 
   class MpiTransfer final : public Transfer {
@@ -153,7 +157,6 @@ class MpiProcesses final : public Processes {
   };
 
   MPI_Comm all_ = MPI_COMM_NULL, host_ = MPI_COMM_NULL;
-  MPI_Win shared_ = MPI_WIN_NULL;
   std::vector<HostWindow> windows_;  ///< of all processes; none but on this host
   int rank_ = 0, size_ = 1, on_this_host_ = 1;
   bool owns_ = false;

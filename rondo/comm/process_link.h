@@ -1,7 +1,8 @@
 #pragma once
 // Ties the ThreadShared of several processes together: what a device posts for a device of another process,
 // its arrival at a barrier, its failure and its end are told to that process in short notes, so that both
-// keep the same books. Payload follows once both ends are posted, in pieces, through memory of the link.
+// keep the same books. Payload follows once both ends are posted, in pieces, through memory of the link or,
+// on one host, memory that both share.
 //
 // No thread of its own: whichever device waits brings everything forward (progress), one at a time. What the
 // watchdog of the process finds out comes beside all this, on its thread (process_watch.cc).
@@ -65,6 +66,7 @@ class ProcessLink final : private Watched {
     Processes::TransferPtr transfer;
     Parcel parcel;
     std::int64_t bytes = 0;
+    int number = -1;
   };
   /// The payload of a message.
   struct Flow {
@@ -102,8 +104,9 @@ class ProcessLink final : private Watched {
   bool advance(Flow& flow);
   bool begin_pieces(Flow& flow);
   Parcel parcel_of(const Flow& flow, std::int64_t bytes);
-  std::optional<Parcel> fill_piece(Flow& flow, std::int64_t bytes);
-  void empty_piece(Flow& flow, const Piece& piece);
+  bool fill_piece(Flow& flow, Piece& piece);
+  void empty_piece(Flow& flow, Piece& piece);
+  static bool is_done(const Flow& flow, Piece& piece);
   bool end_pieces(Flow& flow);
   /// Keeps the memory of a message from going away; false when it has.
   bool borrow(const MessagePtr& message);

@@ -87,31 +87,33 @@ Parcel ProcessLink::parcel_of(const Flow& flow, std::int64_t bytes) {
   return parcel;
 }
 
-/// The next bytes of what is sent; none where they have no place yet, or are no longer there.
-std::optional<Parcel> ProcessLink::fill_piece(Flow& flow, std::int64_t bytes) {
-  const int number = flow.window ? flow.window.claim() : 0;
-  if (number < 0) return std::nullopt;
-  if (!borrow(flow.message)) {
-    if (flow.window) flow.window.release(number);
-    return std::nullopt;
-  }
-  Parcel parcel = parcel_of(flow, bytes);
-  std::byte* into = flow.window ? flow.window.piece(number) : parcel.data.get();
+/// The next bytes of what is sent; false where they have no place yet, or are no longer there.
+bool ProcessLink::fill_piece(Flow& flow, Piece& piece) {
+  if (flow.window && (piece.number = flow.window.claim()) < 0) return false;
+  if (!borrow(flow.message)) return false;  // from now on nothing is sent in this ring
+  piece.parcel = parcel_of(flow, piece.bytes);
+  std::byte* into = flow.window ? flow.window.piece(piece.number) : piece.parcel.data.get();
   std::memcpy(into, static_cast<const std::byte*>(flow.message->source.data) + flow.begun,
-              static_cast<std::size_t>(bytes));
+              static_cast<std::size_t>(piece.bytes));
   give_back(flow.message);
-  if (flow.window) std::memcpy(parcel.data.get(), &number, sizeof(number));
-  return parcel;
+  if (!flow.window) return true;
+  flow.window.fill(piece.number);
+  std::memcpy(piece.parcel.data.get(), &piece.number, kNumberBytes);
+  return true;
 }
 
 /// Takes what has arrived to where it belongs.
-void ProcessLink::empty_piece(Flow& flow, const Piece& piece) {
+void ProcessLink::empty_piece(Flow& flow, Piece& piece) {
   const Message& message = *flow.message;
   const std::byte* from = piece.parcel.data.get();
-  int number = 0;
   if (flow.window) {
-    std::memcpy(&number, from, sizeof(number));
-    from = flow.window.piece(number);
+    std::memcpy(&piece.number, from, kNumberBytes);
+    if (!flow.window.is_filled(piece.number))
+      throw CommunicationError(
+          fmt::format("[exchange] device {} expected a filled piece of the memory shared with device {}, got "
+                      "number {}",
+                      message.to, message.from, piece.number));
+    from = flow.window.piece(piece.number);
   }
   std::byte* into = static_cast<std::byte*>(message.destination.data) + flow.ended;
   if (message.kind == Message::Kind::add) {
@@ -121,7 +123,7 @@ void ProcessLink::empty_piece(Flow& flow, const Piece& piece) {
   } else {
     std::memcpy(into, from, static_cast<std::size_t>(piece.bytes));
   }
-  if (flow.window) flow.window.release(number);
+  if (flow.window) flow.window.release(piece.number);
 }
 
 bool ProcessLink::begin_pieces(Flow& flow) {
@@ -129,21 +131,31 @@ bool ProcessLink::begin_pieces(Flow& flow) {
   const int process = peer_of(message);
   bool moved = false;
   while (flow.begun < flow.bytes && flow.pieces.size() < kPiecesUnderWay) {
-    const std::int64_t bytes = std::min(kPieceBytes, flow.bytes - flow.begun);
-    std::optional<Parcel> parcel = flow.outgoing ? fill_piece(flow, bytes) : parcel_of(flow, bytes);
-    if (!parcel) return moved;
-    flow.pieces.push_back({flow.outgoing ? processes_->send(process, message.channel, *parcel)
-                                         : processes_->receive(process, message.channel, *parcel),
-                           *parcel, bytes});
-    flow.begun += bytes;
+    Piece piece{.transfer = nullptr, .parcel = {}, .bytes = std::min(kPieceBytes, flow.bytes - flow.begun)};
+    if (flow.outgoing) {
+      if (!fill_piece(flow, piece)) return moved;
+      piece.transfer = processes_->send(process, message.channel, piece.parcel);
+    } else {
+      piece.parcel = parcel_of(flow, piece.bytes);
+      piece.transfer = processes_->receive(process, message.channel, piece.parcel);
+    }
+    flow.begun += piece.bytes;
+    flow.pieces.push_back(std::move(piece));
     moved = true;
   }
   return moved;
 }
 
+/// What was sent through a window is done when it was read.
+bool ProcessLink::is_done(const Flow& flow, Piece& piece) {
+  if (piece.transfer && !piece.transfer->done()) return false;
+  piece.transfer = nullptr;
+  return !flow.outgoing || !flow.window || flow.window.take_back(piece.number);
+}
+
 bool ProcessLink::end_pieces(Flow& flow) {
   bool moved = false;
-  while (!flow.pieces.empty() && flow.pieces.front().transfer->done()) {
+  while (!flow.pieces.empty() && is_done(flow, flow.pieces.front())) {
     if (!flow.outgoing && !borrow(flow.message)) return moved;
     Piece piece = std::move(flow.pieces.front());
     flow.pieces.pop_front();

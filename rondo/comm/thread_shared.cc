@@ -35,12 +35,11 @@ void ThreadShared::begin_wait(int device) { link->waits(device); }
 
 bool ThreadShared::rest(Lock& lock, int device, std::chrono::steady_clock::time_point deadline, int& rests) {
   if (!link) return at(device).wake.wait_until(lock, deadline) == std::cv_status::timeout;
-  // Nothing wakes a device when something comes from another process: it has to look, less and less often. A
-  // nap is a few hundredths of the wait before it.
-  constexpr int kYields = 10, kFirstNap = 50, kLonger = 5, kLongestNap = 500;  // naps in microseconds
-  if (rests > kYields)
-    at(device).wake.wait_for(
-        lock, std::chrono::microseconds(std::min(kLongestNap, kFirstNap + kLonger * (rests - kYields))));
+  // Nothing wakes a device when something comes from another process: it has to look, less and less often.
+  // Naps grow from 55 to 500 microseconds in the first 25 ms.
+  constexpr int kYields = 10, kGrowing = 90;
+  const int naps = std::min(rests - kYields, kGrowing);
+  if (naps > 0) at(device).wake.wait_for(lock, std::chrono::microseconds(50 + 5 * naps));
   lock.unlock();
   if (rests > 0 && rests <= kYields) std::this_thread::yield();
   rests = link->progress() ? 0 : rests + 1;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "tests/kernels/attention_cases.h"
 
 namespace rondo::attention_test {
@@ -87,17 +89,51 @@ TEST_P(AttentionBackwardOn, ManyRows) {
 // Tiles that come back to the same keys: none adds to them before those who are first have done with them.
 TEST_P(AttentionBackwardOn, TurnsAreKeptInAnyTiles) {
   for (std::uint64_t seed = 0; seed < 10; ++seed) {
-    Case c = completed({.T = 150,
+    const std::int64_t most = 40 << (seed % 5);
+    for (const bool chunks : {false, true}) {
+      Case c = completed(
+          chunks ? Case{.T = 1500, .S = 900, .D = 4, .E = 4, .tiles = random_tiles(seed, 1500, 900, 3 * most)}
+                 : Case{.T = 150,
                         .S = 700,
                         .H = 6,
-                        .G = 1,
+                        .G = 2,
                         .D = 4,
                         .E = 4,
-                        .tiles = random_tiles(seed, 150, 700, 40u << (seed % 5))});
-    const Inputs in(c);
-    const Gradients one = backward(c, in, GetParam());
-    for (c.threads = 2; c.threads <= 6; c.threads += 2) expect_equal(one, backward(c, in, GetParam()));
+                        .tiles = random_tiles(seed, 150, 700, most)});
+      c.dtype = seed % 2 == 0 ? DType::f32 : DType::bf16;
+      const Inputs in(c);
+      const Gradients one = backward(c, in, GetParam());
+      for (c.threads = 2; c.threads <= 6; c.threads += 2) expect_equal(one, backward(c, in, GetParam()));
+    }
   }
+}
+
+// A failure in the middle of a row ends the pass: nobody waits for that row's turn.
+TEST_P(AttentionBackwardOn, AFailureIsRethrown) {
+  const Case c = completed({.T = 64, .S = 3000, .H = 8, .G = 1, .D = 4, .E = 4, .threads = 3});
+  const Inputs in(c);
+  Device device(c, GetParam());
+  Array dq(DType::f32, c.T, c.H, c.D), dk(DType::f32, c.S, c.G, c.D), dv(DType::f32, c.S, c.G, c.E);
+  for (Array* array : {&dq, &dk, &dv}) array->fill(0);
+  const std::vector<float> lse(static_cast<std::size_t>(c.T * c.H), 9.0f);
+  std::atomic<int> calls = 0;
+  device.context.pool.set_meanwhile({[](void* self) {
+                                       if (++*static_cast<std::atomic<int>*>(self) == 12)
+                                         throw CommunicationError("the other end is gone");
+                                     },
+                                     &calls});
+  EXPECT_THROW(kernels::attention_backward(device.stream(), {.q_THD = in.q.tensor,
+                                                             .k_SGD = in.k.tensor,
+                                                             .v_SGE = in.v.tensor,
+                                                             .dout_THE = in.dout.tensor,
+                                                             .lse_HT = lse.data(),
+                                                             .delta_HT = lse.data(),
+                                                             .tiles = c.tiles,
+                                                             .params = c.params,
+                                                             .dq_THD = dq.tensor,
+                                                             .dk_SGD = dk.tensor,
+                                                             .dv_SGE = dv.tensor}),
+               CommunicationError);
 }
 
 TEST_P(AttentionBackwardOn, NothingToDo) {

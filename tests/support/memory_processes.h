@@ -31,10 +31,7 @@ class MemoryNetwork {
     if (!one_host_) return {};
     const std::lock_guard lock(mutex_);
     auto& memory = windows_[process];
-    if (!memory) {
-      memory = std::make_unique<Window>();
-      HostWindow(memory->bytes).clear();
-    }
+    if (!memory) memory = std::make_unique<Window>();
     return HostWindow(memory->bytes);
   }
 
@@ -68,7 +65,7 @@ class MemoryNetwork {
 
  private:
   struct alignas(64) Window {
-    std::byte bytes[HostWindow::kBytes];
+    std::byte bytes[HostWindow::kBytes] = {};
   };
   const bool one_host_;
   std::mutex mutex_;

@@ -30,13 +30,14 @@ inline bool repeats_another(const std::exception_ptr& failure) {
   }
 }
 
-/// The same with the devices divided over processes of one host, `own` on each; the exception of the process
-/// where something failed is rethrown.
+/// The same with the devices divided over processes, `own` on each: on one host where they have one device
+/// each, so that bytes are moved in both ways. The exception of the process where something failed is
+/// rethrown.
 inline void spawn_divided(int devices, int own, const std::function<void(Context&, Communicator&)>& fn,
                           RingOptions options = {.timeout = std::chrono::seconds(60)}) {
   if (own == devices) return spawn(devices, fn, options);
   options.devices = own;
-  MemoryNetwork network(true);
+  MemoryNetwork network(own == 1);
   const int processes = devices / own;
   std::vector<std::exception_ptr> failures(static_cast<std::size_t>(processes));
   {

@@ -29,7 +29,7 @@ void check_backward(const AttentionBackward& args) {
 }
 
 /// The order in which blocks of so many queries are handed out: those that see most keys first, so that the
-/// last ones to end are small.
+/// last ones to end are small, and of equals the last, whose first keys are those that others come to last.
 std::vector<std::int64_t> by_falling_work(const std::vector<TileBox>& boxes, std::int64_t q_tokens,
                                           std::int64_t queries) {
   std::vector<std::int64_t> seen(static_cast<std::size_t>((q_tokens + queries - 1) / queries));
@@ -41,42 +41,48 @@ std::vector<std::int64_t> by_falling_work(const std::vector<TileBox>& boxes, std
     }
   }
   std::vector<std::int64_t> order(seen.size());
-  std::iota(order.begin(), order.end(), 0);
+  std::iota(order.rbegin(), order.rend(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
     return seen[static_cast<std::size_t>(a)] > seen[static_cast<std::size_t>(b)];
   });
   return order;
 }
 
-/// How backward is cut for each key head: a row is a chunk of queries of one of the heads that share it, and
-/// goes through all keys. dQ is the row's own; dK and dV get the parts of the rows in the rows' order.
-struct BackwardRows {
-  std::int64_t queries = kBackwardQueries, group, rows;
-  std::vector<std::int64_t> chunks;  ///< in the rows' order, those that see most first
-
-  BackwardRows(const std::vector<TileBox>& boxes, const ConstTensor& q, std::int64_t kv_heads)
-      : group(q.heads / kv_heads) {
-    if (q.heads == 1 && q.tokens <= queries) queries /= 2;  // something to share out
-    chunks = by_falling_work(boxes, q.tokens, queries);
-    rows = group * std::ssize(chunks);
-  }
-  Range queries_of(std::int64_t row, std::int64_t q_tokens) const {
-    const std::int64_t begin = chunks[static_cast<std::size_t>(row / group)] * queries;
-    return {begin, std::min(begin + queries, q_tokens)};
-  }
-};
-
-/// The first key that some of these queries may see, tile by tile.
-std::vector<std::int64_t> first_keys(const std::vector<TileBox>& boxes, Range queries) {
-  std::vector<std::int64_t> keys;
-  keys.reserve(boxes.size() + 1);
-  for (const TileBox& box : boxes) {
+/// The least key that some of these queries may see in each tile and all later ones, and that of no tile.
+std::vector<std::int64_t> keys_left(const std::vector<TileBox>& boxes, Range queries) {
+  std::vector<std::int64_t> keys(boxes.size() + 1, kAllKeys);
+  for (std::size_t n = boxes.size(); n-- > 0;) {
+    const TileBox& box = boxes[n];
+    keys[n] = keys[n + 1];
+    if (queries.begin >= box.q_end || box.q_begin >= queries.end) continue;
     const std::int64_t i = std::max(queries.begin, box.q_begin) - box.q_begin;
-    const bool meets = queries.begin < box.q_end && box.q_begin < queries.end;
-    keys.push_back(meets ? box.k_begin + std::max<std::int64_t>(0, i + box.lo) : RowTurn::kAll);
+    keys[n] = std::min(keys[n], box.k_begin + std::max<std::int64_t>(0, i + box.lo));
   }
   return keys;
 }
+
+/// How backward is cut for each key head: a row is a chunk of queries of one of the heads that share it, with
+/// all keys that it sees. dQ is the row's own; dK and dV get the parts of the rows in the rows' order.
+struct BackwardRows {
+  struct Chunk {
+    Range queries;
+    std::vector<std::int64_t> keys_left;
+  };
+  std::int64_t group, rows;
+  std::vector<Chunk> chunks;  ///< in the rows' order: those that see most keys first
+
+  BackwardRows(const std::vector<TileBox>& boxes, const ConstTensor& q, std::int64_t kv_heads)
+      : group(q.heads / kv_heads) {
+    std::int64_t queries = kBackwardQueries;
+    if (q.heads == 1 && q.tokens <= queries) queries /= 2;  // something to share out
+    for (const std::int64_t chunk : by_falling_work(boxes, q.tokens, queries)) {
+      const Range range{chunk * queries, std::min((chunk + 1) * queries, q.tokens)};
+      chunks.push_back({range, keys_left(boxes, range)});
+    }
+    rows = group * std::ssize(chunks);
+  }
+  const Chunk& chunk_of(std::int64_t row) const { return chunks[static_cast<std::size_t>(row / group)]; }
+};
 
 BackwardTask backward_task(const AttentionBackward& args, const ScoreRule& rule, std::int64_t head) {
   const std::int64_t kv_head = head / (args.q_THD.heads / args.k_SGD.heads), tokens = args.q_THD.tokens;
@@ -162,15 +168,15 @@ void attention_backward(Stream& stream, const AttentionBackward& args) {
   for (std::int64_t head = 0; head < k.heads; ++head) turns.emplace_back(rows.rows);
   stream.pool().run(k.heads * rows.rows, [&](std::int64_t index, int worker) {
     const std::int64_t row = index / k.heads, kv_head = index % k.heads;
-    const Range queries = rows.queries_of(row, q.tokens);
+    const BackwardRows::Chunk& chunk = rows.chunk_of(row);
     BackwardTask task = backward_task(args, rule, kv_head * rows.group + row % rows.group);
-    task.q_begin = queries.begin;
-    task.q_end = queries.end;
+    task.q_begin = chunk.queries.begin;
+    task.q_end = chunk.queries.end;
     task.scratch = reinterpret_cast<float*>(stream.scratch(worker));
     task.meanwhile = meanwhile.call;
     task.meanwhile_self = meanwhile.self;
     if (stream.pool().threads() == 1) return kernels.attention_backward(task);
-    RowTurn turn(turns[static_cast<std::size_t>(kv_head)], row, first_keys(boxes, queries));
+    RowTurn turn(turns[static_cast<std::size_t>(kv_head)], row, chunk.keys_left);
     task.take_turn = RowTurn::take;
     task.give_turn = RowTurn::give;
     task.turn = &turn;

@@ -284,7 +284,8 @@ void backward_tile(Backward<Element>& w, i64 tile, const Extent& extent) {
     const i64 key_end = box.k_begin + first + loaded;
     if (task.take_turn != nullptr) task.take_turn(task.turn, key_end);
     flush_keys(w, box.k_begin + first, loaded);
-    if (task.give_turn != nullptr) task.give_turn(task.turn, tile, key_end);
+    const bool last = first + loaded == extent.k_end;
+    if (task.give_turn != nullptr) task.give_turn(task.turn, tile, last ? kAllKeys : key_end);
   }
 }
 

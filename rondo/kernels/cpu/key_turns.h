@@ -6,10 +6,10 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <mutex>
-#include <utility>
 #include <vector>
+
+#include "rondo/kernels/cpu/tier_types.h"
 
 namespace rondo::kernels {
 
@@ -44,33 +44,30 @@ class KeyTurns {
 /// One row's walk, as the hooks of a BackwardTask. It has passed everything when it ends, also by a failure.
 class RowTurn {
  public:
-  /// `first_keys`: the first key that the row may see of each tile, none: the largest number.
-  RowTurn(KeyTurns& turns, std::int64_t row, std::vector<std::int64_t> first_keys)
-      : turns_(turns), row_(row), rest_(std::move(first_keys)) {
-    rest_.push_back(kAll);
-    for (std::size_t n = rest_.size() - 1; n-- > 0;) rest_[n] = std::min(rest_[n], rest_[n + 1]);
-    turns_.pass(row_, rest_[0]);
+  /// `keys_left`: the least key of each tile and all later ones (keys_left()). Outlives the turn.
+  RowTurn(KeyTurns& turns, std::int64_t row, const std::vector<std::int64_t>& keys_left)
+      : turns_(turns), row_(row), keys_left_(keys_left) {
+    turns_.pass(row_, keys_left_[0]);
   }
-  ~RowTurn() { turns_.pass(row_, kAll); }
+  ~RowTurn() { turns_.pass(row_, kAllKeys); }
   RowTurn(const RowTurn&) = delete;
   RowTurn& operator=(const RowTurn&) = delete;
 
-  static constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
   /// Before the row adds to keys below `key_end`.
   static void take(void* self, std::int64_t key_end) {
     const RowTurn& turn = *static_cast<RowTurn*>(self);
     turn.turns_.wait(turn.row_, key_end);
   }
-  /// After it has, in a tile.
+  /// After it has, in a tile; with kAllKeys after the tile's last keys.
   static void give(void* self, std::int64_t tile, std::int64_t key_end) {
     const RowTurn& turn = *static_cast<RowTurn*>(self);
-    turn.turns_.pass(turn.row_, std::min(key_end, turn.rest_[static_cast<std::size_t>(tile) + 1]));
+    turn.turns_.pass(turn.row_, std::min(key_end, turn.keys_left_[static_cast<std::size_t>(tile) + 1]));
   }
 
  private:
   KeyTurns& turns_;
   std::int64_t row_;
-  std::vector<std::int64_t> rest_;  ///< [tile]: the least key of this and all later tiles
+  const std::vector<std::int64_t>& keys_left_;
 };
 
 }  // namespace rondo::kernels

@@ -53,7 +53,8 @@ struct ForwardTask {
 };
 
 /// Backward of the queries [q_begin, q_end) of one head; q_begin is a multiple of kQueryTile. Gradients are
-/// added to. Tasks that share keys may run at once if they take turns (key_turns.h).
+/// added to. Tasks that share keys may run at once if they take turns (key_turns.h); none share queries of
+/// one head.
 struct BackwardTask {
   void (*meanwhile)(void*);  ///< as in ForwardTask
   void* meanwhile_self;
@@ -117,6 +118,8 @@ inline constexpr std::int64_t kForwardKeys = 128;
 /// while those stream past.
 inline constexpr std::int64_t kBackwardQueries = 32 * kQueryTile;
 inline constexpr std::int64_t kBackwardKeys = 256;
+/// More than any key.
+inline constexpr std::int64_t kAllKeys = INT64_MAX;
 /// Keys of those whose scores are held at a time.
 inline constexpr std::int64_t kBackwardBlock = 64;
 
