@@ -108,11 +108,7 @@ void ProcessLink::empty_piece(Flow& flow, Piece& piece) {
   const std::byte* from = piece.parcel.data.get();
   if (flow.window) {
     std::memcpy(&piece.number, from, kNumberBytes);
-    if (!flow.window.is_filled(piece.number))
-      throw CommunicationError(
-          fmt::format("[exchange] device {} expected a filled piece of the memory shared with device {}, got "
-                      "number {}",
-                      message.to, message.from, piece.number));
+    RONDO_ASSERT(flow.window.is_filled(piece.number));
     from = flow.window.piece(piece.number);
   }
   std::byte* into = static_cast<std::byte*>(message.destination.data) + flow.ended;

@@ -108,34 +108,6 @@ TEST_P(AttentionBackwardOn, TurnsAreKeptInAnyTiles) {
   }
 }
 
-// A failure in the middle of a row ends the pass: nobody waits for that row's turn.
-TEST_P(AttentionBackwardOn, AFailureIsRethrown) {
-  const Case c = completed({.T = 64, .S = 3000, .H = 8, .G = 1, .D = 4, .E = 4, .threads = 3});
-  const Inputs in(c);
-  Device device(c, GetParam());
-  Array dq(DType::f32, c.T, c.H, c.D), dk(DType::f32, c.S, c.G, c.D), dv(DType::f32, c.S, c.G, c.E);
-  for (Array* array : {&dq, &dk, &dv}) array->fill(0);
-  const std::vector<float> lse(static_cast<std::size_t>(c.T * c.H), 9.0f);
-  std::atomic<int> calls = 0;
-  device.context.pool.set_meanwhile({[](void* self) {
-                                       if (++*static_cast<std::atomic<int>*>(self) == 12)
-                                         throw CommunicationError("the other end is gone");
-                                     },
-                                     &calls});
-  EXPECT_THROW(kernels::attention_backward(device.stream(), {.q_THD = in.q.tensor,
-                                                             .k_SGD = in.k.tensor,
-                                                             .v_SGE = in.v.tensor,
-                                                             .dout_THE = in.dout.tensor,
-                                                             .lse_HT = lse.data(),
-                                                             .delta_HT = lse.data(),
-                                                             .tiles = c.tiles,
-                                                             .params = c.params,
-                                                             .dq_THD = dq.tensor,
-                                                             .dk_SGD = dk.tensor,
-                                                             .dv_SGE = dv.tensor}),
-               CommunicationError);
-}
-
 TEST_P(AttentionBackwardOn, NothingToDo) {
   for (const auto& [T, S] : {std::pair{0, 5}, {5, 0}, {0, 0}})
     EXPECT_EQ(gradient_failure({.T = T, .S = S}, GetParam()), "");
@@ -143,12 +115,14 @@ TEST_P(AttentionBackwardOn, NothingToDo) {
 
 /// Runs backward with the given lse and delta on gradients that hold `before`.
 struct Backward {
-  Backward(const Case& c, const Inputs& in, Isa isa, std::vector<float> lse, double before)
-      : context({.isa = isa}),
+  Backward(const Case& c, const Inputs& in, Isa isa, std::vector<float> lse, double before,
+           Meanwhile meanwhile = {})
+      : context({.threads = c.threads, .isa = isa}),
         dq(DType::f32, c.T, c.H, c.D),
         dk(DType::f32, c.S, c.G, c.D),
         dv(DType::f32, c.S, c.G, c.E) {
     for (Array* array : {&dq, &dk, &dv}) array->fill(before);
+    context.pool.set_meanwhile(meanwhile);
     const std::vector<float> delta(lse.size(), 0.5f);
     kernels::attention_backward(context.stream, {.q_THD = in.q.tensor,
                                                  .k_SGD = in.k.tensor,
@@ -165,6 +139,20 @@ struct Backward {
   Context context;
   Array dq, dk, dv;
 };
+
+// A failure in the middle of a row ends the pass: nobody waits for that row's turn.
+TEST_P(AttentionBackwardOn, AFailureIsRethrown) {
+  const Case c = completed({.T = 64, .S = 3000, .H = 8, .G = 1, .D = 4, .E = 4, .threads = 3});
+  const Inputs in(c);
+  const std::vector<float> lse(static_cast<std::size_t>(c.T * c.H), 9.0f);
+  std::atomic<int> calls = 0;
+  const Meanwhile fails{[](void* self) {
+                          if (++*static_cast<std::atomic<int>*>(self) == 12)
+                            throw CommunicationError("the other end is gone");
+                        },
+                        &calls};
+  EXPECT_THROW(Backward(c, in, GetParam(), lse, 0, fails), CommunicationError);
+}
 
 TEST_P(AttentionBackwardOn, AddsToGradients) {
   const Case c = completed({.T = 20, .S = 30, .D = 8, .E = 8});
