@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cstdio>
 
+#include "apps/time_slice.h"
 #include "rondo/core/error.h"
 
 namespace rondo::apps {
@@ -131,20 +132,23 @@ void RingArguments::add_devices_to(CLI::App& app) {
 }
 
 RingOptions RingArguments::ring() const {
-  return {.devices = devices_,
-          .threads = threads_,
-          .isa = parse_isa(isa_),
-          .memory_limit = parse_bytes("--memory-limit", memory_limit_),
-          .timeout = std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(timeout_ * 1000))),
-          .overlap = !no_overlap_,
-          .on_stuck =
-              [](const std::string& words) {
-                std::fprintf(stderr,
-                             "rondo: %s; this process has a device that does not end, and leaves it\n",
-                             words.c_str());
-                ::_exit(1);
-              },
-          .processes = join_processes()};
+  RingOptions options = {
+      .devices = devices_,
+      .threads = threads_,
+      .isa = parse_isa(isa_),
+      .memory_limit = parse_bytes("--memory-limit", memory_limit_),
+      .timeout = std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(timeout_ * 1000))),
+      .overlap = !no_overlap_,
+      .on_stuck =
+          [](const std::string& words) {
+            std::fprintf(stderr, "rondo: %s; this process has a device that does not end, and leaves it\n",
+                         words.c_str());
+            ::_exit(1);
+          },
+      .processes = join_processes()};
+  // Not before: processes that share a processor would take long to join in long turns.
+  ask_for_long_time_slices();
+  return options;
 }
 
 void FormArguments::add_to(CLI::App& app, const std::string& group) {

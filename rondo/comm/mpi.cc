@@ -37,6 +37,10 @@ class MpiProcesses final : public Processes {
     if (initialised != 0) {
       check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
     } else {
+      // Where there are more processes than processors Open MPI gives the processor away whenever it finds
+      // nothing: here in the middle of computing. Devices that wait rest on their own (ThreadShared::rest);
+      // joining and leaving, which wait inside MPI, take longer for it.
+      setenv("OMPI_MCA_mpi_yield_when_idle", "0", 0);
       check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level), "MPI_Init_thread");
       owns_ = true;
     }

@@ -14,7 +14,7 @@ using Clock = std::chrono::steady_clock;
 /// How long a process that failed waits for the others to notice before it leaves.
 constexpr auto kGrace = std::chrono::seconds(2);
 /// How often devices that compute look for messages.
-constexpr auto kProgressInterval = std::chrono::microseconds(500);
+constexpr auto kProgressInterval = std::chrono::milliseconds(1);
 constexpr int kNoteChannels = 2;  // rings that follow each other take turns
 
 }  // namespace

@@ -1,10 +1,30 @@
 #include "rondo/core/thread_pool.h"
 
+#include <chrono>
 #include <utility>
 
 #include "rondo/core/error.h"
 
 namespace rondo {
+
+namespace {
+
+/// A thread that sleeps wakes late, by as much as a small task takes: so threads look for this long before
+/// they sleep. They do not give way meanwhile: who does waits, by Linux's fair share, for a whole turn of
+/// others.
+constexpr auto kLook = std::chrono::microseconds(50);
+
+template <typename Ready>
+void look_for(const Ready& ready) {
+  const auto until = std::chrono::steady_clock::now() + kLook;
+  while (!ready() && std::chrono::steady_clock::now() < until) {
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#endif
+  }
+}
+
+}  // namespace
 
 ThreadPool::ThreadPool(int threads) {
   check_argument(threads >= 1, "thread pool", "expected at least 1 thread, got {}", threads);
@@ -27,17 +47,24 @@ void ThreadPool::run(std::int64_t tasks, const std::function<void(std::int64_t, 
   task_ = &task;
   tasks_ = unfinished_ = tasks;
   next_ = 0;
+  has_tasks_ = true;
   failure_ = nullptr;
   start_.notify_all();
   take_tasks(0, lock);
-  done_.wait(lock, [this] { return unfinished_ == 0; });
+  if (unfinished_ != 0) {
+    lock.unlock();
+    look_for([this] { return unfinished_ == 0; });
+    lock.lock();
+    done_.wait(lock, [this] { return unfinished_ == 0; });
+  }
   task_ = nullptr;
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
-  while (task_ != nullptr && next_ < tasks_) {
+  while (has_tasks_) {
     const std::int64_t index = next_++;
+    has_tasks_ = next_ < tasks_;
     const auto& task = *task_;
     lock.unlock();
     std::exception_ptr failure;
@@ -52,6 +79,7 @@ void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
       if (!failure_) failure_ = std::move(failure);
       unfinished_ -= tasks_ - next_;  // tasks that nobody has begun are dropped
       next_ = tasks_;
+      has_tasks_ = false;
     }
     if (--unfinished_ == 0) done_.notify_one();
   }
@@ -59,8 +87,12 @@ void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
 
 void ThreadPool::work(int worker, const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
-  while (start_.wait(lock, stop, [this] { return task_ != nullptr && next_ < tasks_; }))
+  while (start_.wait(lock, stop, [this] { return has_tasks_.load(); })) {
     take_tasks(worker, lock);
+    lock.unlock();
+    look_for([this] { return has_tasks_.load(); });
+    lock.lock();
+  }
 }
 
 }  // namespace rondo

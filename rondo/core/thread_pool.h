@@ -2,6 +2,7 @@
 // A small pool of threads of one device. Work is cut into tasks by shape alone, so that results do not depend
 // on how many threads run them.
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -14,8 +15,8 @@
 
 namespace rondo {
 
-/// Runs numbered tasks on `threads` threads, of which the caller is one. Waits without spinning.
-/// One run at a time; not re-entrant.
+/// Runs numbered tasks on `threads` threads, of which the caller is one. Who has none left looks for more for
+/// a moment and then sleeps. One run at a time; not re-entrant.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);
@@ -41,7 +42,10 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable_any start_, done_;
   const std::function<void(std::int64_t, int)>* task_ = nullptr;
-  std::int64_t tasks_ = 0, next_ = 0, unfinished_ = 0;
+  std::int64_t tasks_ = 0, next_ = 0;
+  // Written under the mutex; looked at without it.
+  std::atomic<std::int64_t> unfinished_ = 0;
+  std::atomic<bool> has_tasks_ = false;  ///< that nobody has begun
   std::exception_ptr failure_;
   Meanwhile meanwhile_;
   std::vector<std::jthread> workers_;  // last member: threads end before what they use

@@ -21,6 +21,12 @@ json planned(const Words& words) {
   return result.status == 0 ? json::parse(result.out) : json::object();
 }
 
+void write_small_model(const TemporaryFolder& folder) {
+  write_text(folder / "config.json",
+             R"({"model_type": "llama", "vocab_size": 1000, "hidden_size": 128, "intermediate_size": 256,
+                 "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2})");
+}
+
 TEST(Plan, SpeaksToPeople) {
   const CommandResult result = rondo(kPlan + Words{"--devices", "32", "--remat", "layer"});
   ASSERT_EQ(result.status, 0) << result.err;
@@ -131,9 +137,7 @@ TEST(Plan, OfEvaluationAndGenerationHasTheCache) {
 
 TEST(Plan, ReadsModelsAndHardwareFromFiles) {
   const TemporaryFolder folder;
-  write_text(folder / "config.json",
-             R"({"model_type": "llama", "vocab_size": 1000, "hidden_size": 128, "intermediate_size": 256,
-                 "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2})");
+  write_small_model(folder);
   const std::string good =
       "[box]\nmemory_gib = 1\nmemory_gb_per_s = 10\nf32_tflops = 1\nbf16_tflops = 1\nattention_efficiency = "
       "1\n"
@@ -169,9 +173,11 @@ TEST(Plan, DrawsAChart) {
 }
 
 TEST(Plan, MeasuresThisMachine) {
+  const TemporaryFolder folder;
+  write_small_model(folder);
   const CommandResult result =
-      rondo({"plan", "llama-1b", "--seconds", "0.1", "--devices", "2", "--one-process", "--ctx-size", "4096",
-             "--memory-limit", "1T", "--format", "json"});
+      rondo({"plan", folder.path().string(), "--seconds", "0.1", "--devices", "2", "--one-process",
+             "--ctx-size", "4096", "--memory-limit", "1T", "--format", "json"});
   ASSERT_EQ(result.status, 0) << result.err;
   const json plan = json::parse(result.out);
   EXPECT_EQ(plan["hardware"]["name"], "here");
@@ -187,7 +193,9 @@ TEST(Plan, UnderMpirunPlansTheRingThatIsThere) {
     const auto equals = variable.find('=');
     environment[variable.substr(0, equals)] = variable.substr(equals + 1);
   }
-  const Words words = {RONDO_MPIRUN, "-np", "2",          RONDO_COMMAND, "plan",     "llama-1b",
+  const TemporaryFolder folder;
+  write_small_model(folder);
+  const Words words = {RONDO_MPIRUN, "-np", "2",          RONDO_COMMAND, "plan",     folder.path().string(),
                        "--seconds",  "0.1", "--ctx-size", "4096",        "--format", "json"};
   const CommandResult result = Process::of(words, "", environment).wait();
   ASSERT_EQ(result.status, 0) << result.err;

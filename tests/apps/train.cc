@@ -1,11 +1,15 @@
 // Training from the command line, and what evaluation and generation make of the run.
 
 #include <gtest/gtest.h>
+#include <sys/utsname.h>
 
+#include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <numbers>
 #include <sstream>
+#include <thread>
 
 #include "tests/apps/command.h"
 
@@ -52,6 +56,26 @@ class Train : public testing::Test {
   }
   TemporaryFolder folder_;
 };
+
+/// Of a process, in nanoseconds; 0 where the kernel does not say.
+long time_slice(const std::string& process) {
+  const std::string words = read_text("/proc/" + process + "/sched");
+  const auto at = words.find("se.slice");
+  return at == std::string::npos ? 0 : std::stol(words.substr(words.find(':', at) + 1));
+}
+
+TEST_F(Train, AsksForLongTimeSlices) {
+  utsname system{};
+  uname(&system);
+  int major = 0, minor = 0;
+  if (std::sscanf(system.release, "%d.%d", &major, &minor) != 2 || std::pair(major, minor) < std::pair(6, 12))
+    GTEST_SKIP() << "Linux lets threads choose from 6.12 on, this is " << system.release;
+  if (time_slice("self") == 0) GTEST_SKIP() << "/proc/self/sched does not tell time slices";
+  const Process run(Words{"train", path("text"), "--out", path("run"), "--steps", "1000000"} + kShape);
+  for (int look = 0; look < 1000 && time_slice(std::to_string(run.id())) != 100'000'000; ++look)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(time_slice(std::to_string(run.id())), 100'000'000);
+}
 
 TEST_F(Train, EveryFormHasTheSameLosses) {
   const auto train_one = [&](const std::string& out, const Words& form) {  // one device

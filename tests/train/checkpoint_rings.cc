@@ -216,13 +216,20 @@ TEST_F(Damage, OfAnyFileIsNoticed) {
   }
 }
 
+// One thread does it all, slowly where each of its accesses is watched for another's.
+#ifdef __SANITIZE_THREAD__
+constexpr std::size_t kBytesApart = 16;
+#else
+constexpr std::size_t kBytesApart = 1;
+#endif
+
 TEST_F(Damage, OfTheManifestIsNoticedOrMeansNothing) {
   const fs::path path = newer() / kManifestFile;
   const std::string whole = read_text(path);
   int noticed = 0;
-  for (std::size_t n = 0; n < whole.size(); ++n) {
+  for (std::size_t n = 0; n < whole.size(); n += kBytesApart) {
     std::string flipped = whole;
-    flipped[n] ^= static_cast<char>(1 << (n % 7));
+    flipped[n] ^= static_cast<char>(1 << (n / kBytesApart % 7));
     write_text(path, flipped);
     const FoundCheckpoint found = newest_on(1, run());
     const bool passed_over = !found.passed_over.empty();
@@ -230,7 +237,7 @@ TEST_F(Damage, OfTheManifestIsNoticedOrMeansNothing) {
     noticed += passed_over ? 1 : 0;
     if (HasFailure()) return;
   }
-  EXPECT_GT(noticed, static_cast<int>(whole.size()) / 3);  // the rest is space between words
+  EXPECT_GT(noticed, static_cast<int>(whole.size() / kBytesApart) / 3);  // the rest is space between words
   write_text(path, whole.substr(0, whole.size() / 2));
   expect_noticed("manifest.json");
   fs::remove(path);
