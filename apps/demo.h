@@ -28,7 +28,7 @@ struct FirstSteps {
   int devices = 0, threads = 0;
   std::vector<double> losses;  ///< nats per token, one for each step
   std::vector<DeviceMemory> memory;
-  double seconds_per_step = 0;  ///< of the last step: the first one warms up
+  double seconds_per_step = 0;  ///< the median: the first one warms up, and any may meet other work
   std::vector<TraceEvent> last_step;
   std::int64_t peak_memory() const;  ///< of the device that needs most
 };

@@ -56,6 +56,7 @@ FirstSteps run_first_steps(TrainingRun run, int devices, int threads, std::int64
   FirstSteps result{.devices = devices, .threads = threads};
   Trace trace;
   std::int64_t step_begin = 0;
+  std::vector<double> seconds;
   run.execution.ring.devices = devices;
   run.execution.ring.threads = threads;
   run.execution.ring.trace = &trace;
@@ -64,10 +65,12 @@ FirstSteps run_first_steps(TrainingRun run, int devices, int threads, std::int64
   run.held_out = nullptr;
   const TrainingResult done = run_training(run, {.on_step = [&](const StepReport& step) {
                                              result.losses.push_back(step.loss);
-                                             result.seconds_per_step = step.seconds;
+                                             seconds.push_back(step.seconds);
                                              if (step.step < steps) step_begin = trace.now_ns();
                                            }});
   result.memory = done.memory;
+  std::sort(seconds.begin(), seconds.end());
+  result.seconds_per_step = seconds.at((seconds.size() - 1) / 2);
   for (const TraceEvent& event : trace.events())
     if (event.begin_ns >= step_begin) result.last_step.push_back(event);
   return result;
