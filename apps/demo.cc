@@ -158,7 +158,7 @@ class Demo {
     run.recipe.context_warmup = 1;
     run.recipe.learning_rate.total_steps = 1000;  // the first steps are those of the shortest reach
     const double full = ring_.seconds_per_step;
-    const double least = run_first_steps(run, settings_.devices, 1, 2).seconds_per_step;
+    const double least = run_first_steps(run, settings_.devices, 1, kFirstSteps).seconds_per_step;
     run.recipe.context_warmup = kWarmup;
     double sum = 0;  // attention's part of a step grows with its reach
     for (std::int64_t step = 1; step <= 1000; ++step)

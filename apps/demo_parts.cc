@@ -9,6 +9,7 @@
 #include "apps/demo.h"
 #include "apps/model_source.h"
 #include "apps/options.h"
+#include "bench/measure.h"
 #include "rondo/core/error.h"
 #include "rondo/infer/generate.h"
 
@@ -69,8 +70,7 @@ FirstSteps run_first_steps(TrainingRun run, int devices, int threads, std::int64
                                              if (step.step < steps) step_begin = trace.now_ns();
                                            }});
   result.memory = done.memory;
-  std::sort(seconds.begin(), seconds.end());
-  result.seconds_per_step = seconds.at((seconds.size() - 1) / 2);
+  result.seconds_per_step = bench::median(seconds);
   for (const TraceEvent& event : trace.events())
     if (event.begin_ns >= step_begin) result.last_step.push_back(event);
   return result;

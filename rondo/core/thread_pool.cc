@@ -45,9 +45,9 @@ void ThreadPool::run(std::int64_t tasks, const std::function<void(std::int64_t, 
   std::unique_lock lock(mutex_);
   RONDO_ASSERT(task_ == nullptr);
   task_ = &task;
-  tasks_ = unfinished_ = tasks;
+  tasks_ = tasks;
+  unfinished_ = tasks;
   next_ = 0;
-  has_tasks_ = true;
   failure_ = nullptr;
   start_.notify_all();
   take_tasks(0, lock);
@@ -62,9 +62,8 @@ void ThreadPool::run(std::int64_t tasks, const std::function<void(std::int64_t, 
 }
 
 void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
-  while (has_tasks_) {
+  while (has_tasks()) {
     const std::int64_t index = next_++;
-    has_tasks_ = next_ < tasks_;
     const auto& task = *task_;
     lock.unlock();
     std::exception_ptr failure;
@@ -78,8 +77,7 @@ void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
     if (failure) {
       if (!failure_) failure_ = std::move(failure);
       unfinished_ -= tasks_ - next_;  // tasks that nobody has begun are dropped
-      next_ = tasks_;
-      has_tasks_ = false;
+      next_ = tasks_.load();
     }
     if (--unfinished_ == 0) done_.notify_one();
   }
@@ -87,10 +85,10 @@ void ThreadPool::take_tasks(int worker, std::unique_lock<std::mutex>& lock) {
 
 void ThreadPool::work(int worker, const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
-  while (start_.wait(lock, stop, [this] { return has_tasks_.load(); })) {
+  while (start_.wait(lock, stop, [this] { return has_tasks(); })) {
     take_tasks(worker, lock);
     lock.unlock();
-    look_for([this] { return has_tasks_.load(); });
+    look_for([this] { return has_tasks(); });
     lock.lock();
   }
 }

@@ -38,14 +38,13 @@ class ThreadPool {
  private:
   void work(int worker, const std::stop_token& stop);
   void take_tasks(int worker, std::unique_lock<std::mutex>& lock);
+  bool has_tasks() const { return next_ < tasks_; }  // that nobody has begun
 
   std::mutex mutex_;
   std::condition_variable_any start_, done_;
   const std::function<void(std::int64_t, int)>* task_ = nullptr;
-  std::int64_t tasks_ = 0, next_ = 0;
   // Written under the mutex; looked at without it.
-  std::atomic<std::int64_t> unfinished_ = 0;
-  std::atomic<bool> has_tasks_ = false;  ///< that nobody has begun
+  std::atomic<std::int64_t> tasks_ = 0, next_ = 0, unfinished_ = 0;
   std::exception_ptr failure_;
   Meanwhile meanwhile_;
   std::vector<std::jthread> workers_;  // last member: threads end before what they use
